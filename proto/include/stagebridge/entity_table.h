@@ -1,0 +1,33 @@
+/* Where entities land in PostgreSQL: in the hub's sync view and in a stage's schema `replica`. One table per entity type in schema `store`
+ * with the source's columns and types plus _inc, _lsn, _seq, _deleted; a view in the people's schema shows the live rows. Types that the
+ * server does not know (enums, domains, extensions) become text. Everything runs inside the caller's transaction. */
+#ifndef STAGEBRIDGE_ENTITY_TABLE_H
+#define STAGEBRIDGE_ENTITY_TABLE_H
+
+#include "stagebridge/change.h"
+#include "stagebridge/pg.h"
+
+struct sb_entity_tables;  /* cache of what exists in one database, for one connection */
+
+/** scope: prefix of store tables, e.g. the stage ("dev"); view_schema: where the people's views go ("dev" in the hub, "replica" in a stage). Creates both schemas. */
+int sb_entity_tables_new(struct sb_entity_tables **ret, struct sb_pg *pg, const char *scope, const char *view_schema, struct sb_error *err) SB_MUSTCHECK;
+void sb_entity_tables_free(struct sb_entity_tables *t);
+
+/** Makes or evolves table and view to the shape: adds columns, relaxes, changes types (unknown casts: the column is added anew as text), keeps dropped ones out of the view. */
+int sb_entity_ensure(struct sb_entity_tables *t, const struct sb_shape *shape, struct sb_error *err) SB_MUSTCHECK;
+
+/** Told about every row that the database refused, inside the transaction; key is its key cells for the quarantine. Return non-zero to stop. */
+typedef int (*sb_row_refused_fn)(void *user, const struct sb_shape *shape, const struct sb_change *c, const struct sb_error *why);
+
+struct sb_apply_stats { uint64_t applied, stale, refused; };
+/**
+ * Applies the whole value of one batch, versions older than what is stored are dropped (counted stale), changes before `done` as well.
+ * Fast path: COPY into staging, collapse, one guarded upsert. Falls back row by row (savepoints) for TOAST merges, key changes, truncates and poison rows.
+ */
+int sb_entity_apply(struct sb_entity_tables *t, const void *value, size_t n, struct sb_position done, sb_row_refused_fn refused, void *user, struct sb_apply_stats *stats, struct sb_error *err) SB_MUSTCHECK;
+
+/** A snapshot began: deletes leave tombstones from now on. Ended: rows older than (incarnation, lsn, 0) are gone, tombstones too. */
+int sb_entity_snapshot_begun(struct sb_entity_tables *t, const char *type, struct sb_error *err) SB_MUSTCHECK;
+int sb_entity_snapshot_ended(struct sb_entity_tables *t, const char *type, uint64_t incarnation, uint64_t lsn, uint64_t *ret_swept, struct sb_error *err) SB_MUSTCHECK;
+
+#endif

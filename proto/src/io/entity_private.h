@@ -1,0 +1,98 @@
+/* What the entity_*.c files share. Never included elsewhere. */
+#ifndef SB_ENTITY_PRIVATE_H
+#define SB_ENTITY_PRIVATE_H
+
+#include "stagebridge/entity_table.h"
+
+#define ENTITY_SQL_MAX ((size_t)4 * 1024 * 1024) /* 1,600 columns named a dozen times in one statement */
+
+/* Our columns beside the source's, after a prefix that no source column collides with ("_" nearly always):
+ *   inc, lsn, seq  version of the row          deleted  tombstone, while a snapshot runs
+ *   missing        names of columns whose value has not arrived: an update left them out (unchanged TOAST) before the row itself came
+ *   moved          in a tombstone left by a key change of such a row: its new key, so that the value still finds it
+ * The staging table has lsn, seq, ord (place in the batch) and op. */
+
+struct entity_version { uint64_t inc, lsn; uint32_t seq; };
+
+struct entity_column {        /* of the store table, as it is in the database */
+	char *name;
+	char *cast;           /* type without modifier, for casts */
+};
+
+struct entity_type {
+	struct entity_type *next;
+	char name[SB_TYPE_MAX + 1];
+	unsigned number;              /* names the staging table */
+	bool loaded;                  /* what follows is what the database says */
+	char table[64];
+	char prefix[16];
+	bool has_table;
+	struct sb_shape shape;        /* current shape; empty without a table */
+	struct entity_version shape_at; /* version of the change that brought it */
+	struct entity_column *column; /* physical columns but ours, in no order */
+	unsigned n_columns;
+	bool snapshot, partial;       /* a snapshot runs; some rows have missing columns */
+	struct entity_version truncated; /* everything older is gone */
+	bool staged;                  /* staging table exists and fits */
+	uint64_t staged_in;           /* transaction that used it last */
+	uint32_t ord;                 /* next place in it */
+};
+
+struct sb_entity_tables {
+	struct sb_pg *pg;
+	char *scope, *view_schema;
+	uint64_t rolled_back;         /* of the connection when the cache was filled */
+	unsigned numbers;
+	struct entity_type *types;
+	struct sb_buf sql;
+};
+
+/* One call of sb_entity_apply. */
+struct entity_apply {
+	struct sb_entity_tables *t;
+	struct entity_type *type;
+	const void *value; size_t value_len;
+	const struct sb_shape *shape;  /* of the batch */
+	bool *use;                     /* per batch column: it is in the table */
+	bool unfit;                    /* older than a change of the key: its rows have no place */
+	sb_row_refused_fn refused; void *user;
+	struct sb_apply_stats *stats;
+	struct entity_row *row; size_t n_rows, cap_rows; /* the segment that waits to be staged */
+	struct sb_buf copy;
+	struct sb_batch_reader *again; /* second reading, for the rows that go one by one */
+	unsigned again_at;             /* index of the change it gives next */
+};
+
+struct entity_row { size_t at; unsigned index; uint32_t ord; char op; }; /* start of its COPY line; its change in the batch */
+
+/* entity_table.c */
+/** The type's cache entry, loaded; makes its row in store.entity_type when it is new. */
+int entity_type_load(struct sb_entity_tables *t, const char *name, struct entity_type **ret, struct sb_error *err) SB_MUSTCHECK;
+void entity_type_unload(struct entity_type *type);
+/** Says so when no transaction is open, and forgets what a rolled-back one had made. */
+int entity_enter(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
+void entity_table_name(struct sb_buf *out, const struct entity_type *type);  /* store."dev__experiment" */
+/** Keeps fn's effect only when it succeeds; the transaction goes on either way. */
+int entity_savepoint(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
+int entity_savepoint_keep(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
+int entity_savepoint_undo(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
+/** Runs t->sql as a set-up statement. */
+int entity_ddl(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
+int entity_set_partial(struct sb_entity_tables *t, struct entity_type *type, bool partial, struct sb_error *err) SB_MUSTCHECK;
+int entity_version_cmp(struct entity_version a, struct entity_version b);
+const struct sb_column *entity_shape_find(const struct sb_shape *s, const char *name);
+void entity_array_add(struct sb_buf *out, const char *p, size_t n);  /* one element of an array literal; starts it with '{' */
+
+/* entity_shape.c: DDL */
+int entity_evolve(struct sb_entity_tables *t, struct entity_type *type, const struct sb_shape *shape, struct entity_version at, struct sb_error *err) SB_MUSTCHECK;
+/* entity_types.c: DDL types of a shape's columns; ret[i] returns new */
+int entity_resolve_types(struct sb_entity_tables *t, const struct sb_shape *shape, char **ret, struct sb_error *err) SB_MUSTCHECK;
+
+/* entity_rows.c: the path row by row */
+/** Applies one change (in a savepoint of the caller); ret_applied false: stale. */
+int entity_row_apply(struct entity_apply *a, const struct sb_change *c, bool *ret_applied, struct sb_error *err) SB_MUSTCHECK;
+/** "ON CONFLICT (key) DO UPDATE SET ... WHERE older", shared with the fast path; skip: batch columns not to set (may be NULL). */
+void entity_conflict(struct sb_buf *sql, const struct entity_apply *a, const bool *skip);
+void entity_keys(struct sb_buf *sql, const struct entity_type *type, const char *alias); /* a."k1", a."k2" */
+
+#endif
