@@ -1,0 +1,91 @@
+// The page asks one question every two seconds and draws the answer. Text is only ever set as text. The token lives in this tab's memory.
+"use strict";
+const at = (id) => document.getElementById(id);
+let token = "", tenant = "", timer = 0;
+
+function el(tag, cls, ...kids) {
+  const e = document.createElement(tag);
+  if (cls) e.className = cls;
+  for (const k of kids) e.append(k);
+  return e;
+}
+
+function age(stamp) {
+  if (!stamp) return "never";
+  const s = Math.max(0, (Date.now() - Date.parse(stamp)) / 1000);
+  if (s < 90) return Math.round(s) + " s";
+  if (s < 5400) return Math.round(s / 60) + " min";
+  if (s < 129600) return Math.round(s / 3600) + " h";
+  return Math.round(s / 86400) + " d";
+}
+
+const GOOD = ["SUCCEEDED", "LIVE", "delivered", "done", "verified"], BAD = ["FAILED", "ERRORED", "REJECTED", "STALE", "refused", "failed", "IN_DOUBT", "broken"];
+const BUSY = ["DISPATCHED", "APPLYING", "APPLIED", "VERIFYING", "running", "produced", "accepted"];
+const chip = (text) => el("span", "chip " + (GOOD.includes(text) ? "good" : BAD.includes(text) ? "bad" : BUSY.includes(text) ? "busy" : "wait"), text);
+
+function table(heads, rows, none) {
+  if (!rows.length) return el("p", "none", none);
+  const t = el("table", "", el("thead", "", el("tr", "", ...heads.map((h) => el("th", "", h)))));
+  const body = el("tbody");
+  for (const r of rows) body.append(el("tr", "", ...r.map((c) => (c instanceof Node && c.tagName === "TD" ? c : el("td", "", c ?? "")))));
+  t.append(body);
+  return t;
+}
+
+const cell = (cls, text) => el("td", cls, text ?? "");
+
+function stage(s, open) {
+  const box = el("div", "stage " + s.status, el("h3", "", s.name, chip(s.status)));
+  box.append(el("small", "", s.promoted ? (s.mode === "auto" ? "promotes by itself" : "a person says yes") : "consumer", " · heartbeat ", age(s.heartbeat_at)));
+  for (const a of s.artifacts) {
+    const d = el("div", "artifact", el("b", "", a.title || a.origin));
+    d.title = a.title;
+    d.append(el("small", "", a.origin + " ", el("code", "", a.commit.slice(0, 8)), " · since " + age(a.since) + " · "));
+    d.append(a.verified ? chip("verified") : chip("not verified"));
+    if (a.behind) d.append(" ", el("small", "", a.behind + " behind main"));
+    box.append(d);
+  }
+  if (!s.artifacts.length && s.promoted) box.append(el("div", "artifact muted", "nothing yet"));
+  for (const p of open.filter((x) => x.stage === s.name)) box.append(el("div", "artifact", chip(p.state), " ", el("small", "", p.title)));
+  return box;
+}
+
+function draw(o) {
+  at("pipeline").replaceChildren(el("div", "flow", ...o.stages.map((s) => stage(s, o.open))));
+  for (const g of o.origins) if (g.problem) at("pipeline").append(el("p", "bad", g.name + ": " + g.problem));
+  at("open").replaceChildren(table(["promotion", "into", "state", "waits for", "since"], o.open.map((p) => [p.origin + " " + p.title, p.stage, chip(p.state), p.waiting_for || "", cell("t", age(p.created_at))]),
+    "nothing waits"));
+  at("entities").replaceChildren(table(["type", "stage", "changes", "last change", "snapshot", ""], o.entities.map((e) => [e.type, e.stage, cell("n", e.rows.toLocaleString()), cell("t", age(e.last_change_at)), chip(e.snapshot_state), chip(e.status)]),
+    "no entities yet"));
+  at("events").replaceChildren(table(["when", "stage", "who", "what"], o.events.map((e) => [cell("t", age(e.at)), e.stage, e.who, e.text]), "nothing happened yet"));
+  at("datasets").replaceChildren(table(["dataset", "from → to", "rows", "state"], o.datasets.map((d) => [d.dataset, d.from_stage + " → " + d.to_stage, cell("n", d.row_count.toLocaleString()), chip(d.state)]), "none was asked for"));
+  at("state").textContent = (o.quarantined ? o.quarantined + " in quarantine · " : "") + "as of " + new Date(o.now).toLocaleTimeString();
+}
+
+async function ask(path) {
+  const r = await fetch(path, { headers: token ? { Authorization: "Bearer " + token } : {} });
+  if (r.status === 401 || r.status === 403) { at("login").hidden = false; throw new Error("a token is needed"); }
+  if (!r.ok) throw new Error("the hub answers " + r.status);
+  at("login").hidden = true;
+  return r.json();
+}
+
+async function turn() {
+  clearTimeout(timer);
+  try {
+    if (!tenant) {
+      const list = (await ask("/api/v1/tenants")).items;
+      at("tenant").replaceChildren(...list.map((t) => el("option", "", t.name)));
+      at("tenant").hidden = false;
+      tenant = list[0].name;
+    }
+    draw(await ask("/api/v1/tenants/" + encodeURIComponent(tenant) + "/overview"));
+  } catch (e) {
+    at("state").textContent = e.message;
+  }
+  timer = setTimeout(turn, 2000);
+}
+
+at("login").addEventListener("submit", (e) => { e.preventDefault(); token = at("token").value; at("token").value = ""; turn(); });
+at("tenant").addEventListener("change", (e) => { tenant = e.target.value; turn(); });
+turn();

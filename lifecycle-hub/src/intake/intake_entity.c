@@ -1,0 +1,321 @@
+/* Entity records: ownership, order, continuity, then the rows. The intake lane's thread.
+ *
+ * Order has two sides. Within a session the sequence and the chain say whether a record is missing; across sessions (an agent that was
+ * killed reads its source again and cuts other batches) the positions [from, to) do. A hole is answered by a resync order, and what comes
+ * after the hole is applied all the same: it is newer than anything stored, versions make that safe, and the snapshot of the resync mends
+ * what lies before. Until then sb.stream.gap_at is set and the views say so. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "intake.h"
+#include "ownership.h"
+#include "stagebridge/clock.h"
+#include "stagebridge/log.h"
+#include "store/store.h"
+
+#define ATTR_FROM "sbfrom"
+#define ATTR_TO   "sbto"
+
+struct entity_job {
+	struct intake *in;
+	const struct sb_meta *meta;
+	struct hub_entity what;
+	struct intake_stream *stream;
+	bool covers; /* the record names the positions that it covers */
+	struct sb_position from, to;
+	uint64_t incarnation;
+};
+
+static int refuse(struct entity_job *job, const char *class, const char *reason, struct sb_error *err)
+{
+	struct hub_refusal why = { .stage = job->in->stage->name, .class = class, .reason = reason, .type = job->what.type };
+
+	return hub_quarantine(job->in->pg, job->in->now, &why, err);
+}
+
+int intake_resync(struct intake *in, const char *type, const char *reason, bool again, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	const char *param[] = { in->stage->name, type, again ? "t" : "f" };
+
+	/* a hole shows in many records at once, and one snapshot mends them all */
+	int r = sb_pg_exec(in->pg,
+		"INSERT INTO lifecycle.entity_type AS e (stage, type, owner, resync_at) VALUES ($1, $2, $1, now()) "
+		"ON CONFLICT (stage, type) DO UPDATE SET resync_at = now() "
+		"WHERE $3::boolean OR e.resync_at IS NULL OR e.resync_at < now() - interval '60 s'",
+		3, param, &res, err);
+	if (r < 0 || sb_pg_affected(res) == 0)
+		return r;
+	json_t *body = json_pack("{s:s, s:s}", "type", type, "reason", reason);
+	if (!body)
+		return sb_fail_nomem(err);
+	r = hub_outbox_put(in->w, in->pg, in->stage->name, SB_EV_RESYNC_ORDERED, type, body, err);
+	json_decref(body);
+	in->wake_courier = true;
+	sb_log(SB_WARN, "resync_ordered", "stage=%s type=%s reason=%s", in->stage->name, type, reason);
+	return r;
+}
+
+/* A hole in the stream: kept on record, the type's owner is asked to send everything again */
+static int on_gap(struct entity_job *job, const char *reason, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	const char *mark[] = { job->meta->source, in->stage->name };
+	const char *broken[] = { in->stage->name, job->what.type };
+	struct hub_refusal why = { .stage = in->stage->name, .class = "gap", .reason = reason, .type = job->what.type };
+
+	int r = hub_quarantine_offset(in->pg, in->now->rec.topic, in->now->offset, &why, err);
+	if (r == 0 && job->what.snapshot)
+		r = sb_pg_exec(in->pg,
+			"UPDATE lifecycle.entity_type SET snapshot_state = 'broken' WHERE stage = $1 AND type = $2 AND snapshot_state = "
+			"'running'",
+			2, broken, NULL, err);
+	else if (r == 0)
+		r = sb_pg_exec(in->pg,
+			"INSERT INTO sb.stream (source, stage, session, sequence, prev, gap_at) VALUES ($1, $2, 0, 0, '', "
+			"clock_timestamp()) "
+			"ON CONFLICT (source) DO UPDATE SET gap_at = clock_timestamp()",
+			2, mark, NULL, err);
+	/* a snapshot with a hole is ordered again when it ends: an order that comes while it runs could be taken for the one that it
+	 * answers */
+	if (r == 0 && !job->what.snapshot)
+		r = intake_resync(in, job->what.type, reason, false, err);
+	return r;
+}
+
+static int read_positions(struct entity_job *job, struct sb_error *err)
+{
+	const char *from = sb_record_get(&job->in->now->rec, ATTR_FROM);
+	const char *to = sb_record_get(&job->in->now->rec, ATTR_TO);
+
+	job->covers = from && to && job->meta->event == SB_EV_ENTITY_CHANGED;
+	if (!job->covers)
+		return 0;
+	int r = sb_position_parse(from, &job->from, err);
+	if (r == 0)
+		r = sb_position_parse(to, &job->to, err);
+	if (r == 0 && sb_position_cmp(job->to, job->from) < 0)
+		r = sb_fail(err, SB_EPROTO, "positions run backwards: from %s to %s", from, to);
+	return r;
+}
+
+static int read_incarnation(struct entity_job *job, struct sb_error *err)
+{
+	struct sb_batch_reader *reader = NULL;
+
+	int r = sb_batch_open(&reader, job->in->now->rec.value, job->in->now->rec.value_len, err);
+	if (r < 0)
+		return r;
+	job->incarnation = sb_batch_shape(reader)->incarnation;
+	sb_batch_close(reader);
+	return 0;
+}
+
+/* True when changes before this record are missing. Only what names its positions can be judged. */
+static bool positions_gap(const struct entity_job *job)
+{
+	const struct intake_stream *s = job->stream;
+
+	if (!job->covers || !s->known || job->incarnation > s->incarnation)
+		return false; /* nothing to compare with, or a new life of the source: a snapshot follows */
+	if (s->position.lsn == 0 && s->position.seq == 0)
+		return false;
+	/* after a restart the agent may begin before what we have: versions drop the repeats */
+	return sb_position_cmp(job->from, s->position) > 0;
+}
+
+static int on_row_refused(void *user, const struct sb_shape *shape, const struct sb_change *c, const struct sb_error *reason)
+{
+	struct entity_job *job = user;
+	struct sb_error err = SB_ERROR_INIT;
+	char key[33];
+	struct hub_refusal why = {
+		.stage = job->in->stage->name, .class = "row", .reason = reason->msg, .type = job->what.type, .key = key
+	};
+
+	hub_key_hash(key, shape, c);
+	return hub_quarantine(job->in->pg, job->in->now, &why, &err);
+}
+
+static int apply(struct entity_job *job, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	struct sb_apply_stats stats = { 0 };
+	struct sb_position done = { 0, 0 };
+	int r = 0;
+
+	if (job->meta->event == SB_EV_ENTITY_CHANGED && job->stream->known && job->incarnation == job->stream->incarnation)
+		done = job->stream->position;
+	if (!in->tables)
+		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = sb_entity_apply(in->tables, in->now->rec.value, in->now->rec.value_len, done, on_row_refused, job, &stats, err);
+	if (r == 0)
+		intake_count_rows(in, job->what.type, stats.applied);
+	return r;
+}
+
+static int begun(struct entity_job *job, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	struct intake_field f[] = { { "snapshot", 64, false, NULL }, { "reason", 200, true, NULL } };
+	int r = 0;
+
+	if (!in->tables)
+		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = intake_fields(job->what.body, f, SB_COUNT(f), err);
+	if (r == 0)
+		r = sb_entity_snapshot_begun(in->tables, job->what.type, err);
+	if (r < 0)
+		return r;
+	const char *param[] = { in->stage->name, job->what.type, f[0].value };
+	sb_log(SB_INFO, "snapshot_begun", "stage=%s type=%s snapshot=%s reason=%s", in->stage->name, job->what.type, f[0].value,
+		f[1].value);
+	return sb_pg_exec(in->pg,
+		"INSERT INTO lifecycle.entity_type (stage, type, owner, snapshot_state, snapshot, snapshot_at) VALUES ($1, $2, $1, "
+		"'running', $3, clock_timestamp()) "
+		"ON CONFLICT (stage, type) DO UPDATE SET snapshot_state = 'running', snapshot = excluded.snapshot, snapshot_at = "
+		"excluded.snapshot_at",
+		3, param, NULL, err);
+}
+
+/* Sweeping deletes what the snapshot did not name: only a snapshot that arrived whole may do that */
+static int snapshot_whole(struct entity_job *job, const char *snapshot, bool *ret, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	const char *param[] = { job->in->stage->name, job->what.type, snapshot };
+
+	int r = sb_pg_exec(job->in->pg,
+		"SELECT 1 FROM lifecycle.entity_type WHERE stage = $1 AND type = $2 AND snapshot = $3 AND snapshot_state = 'running'", 3,
+		param, &res, err);
+	if (r == 0)
+		*ret = sb_pg_rows(res) == 1;
+	return r;
+}
+
+static int ended(struct entity_job *job, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	struct intake_field f[] = { { "snapshot", 64, false, NULL }, { "lsn", 20, false, NULL } };
+	int64_t incarnation = 0;
+	uint64_t lsn = 0, swept = 0;
+	bool whole = false;
+
+	int r = intake_fields(job->what.body, f, SB_COUNT(f), err);
+	if (r == 0)
+		r = intake_number(job->what.body, "incarnation", &incarnation, err);
+	if (r == 0)
+		r = sb_lsn_parse(f[1].value, &lsn, err);
+	if (r == 0)
+		r = snapshot_whole(job, f[0].value, &whole, err);
+	if (r < 0)
+		return r;
+	if (!whole)
+		return intake_resync(in, job->what.type, "a snapshot ended of which records are missing", true, err);
+	if (!in->tables)
+		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = sb_entity_snapshot_ended(in->tables, job->what.type, (uint64_t)incarnation, lsn, &swept, err);
+	const char *param[] = { in->stage->name, job->what.type };
+	/* what was missing before the snapshot began is in it */
+	if (r == 0)
+		r = sb_pg_exec(in->pg,
+			"WITH done AS (UPDATE lifecycle.entity_type SET snapshot_state = 'done' "
+			"WHERE stage = $1 AND type = $2 RETURNING snapshot_at) "
+			"UPDATE sb.stream s SET gap_at = NULL FROM done WHERE s.stage = $1 "
+			"AND split_part(s.source, '/agent/', 2) = 'entity/' || $2 AND s.gap_at < done.snapshot_at",
+			2, param, NULL, err);
+	if (r == 0)
+		sb_log(SB_INFO, "snapshot_ended", "stage=%s type=%s snapshot=%s swept=%" PRIu64, in->stage->name, job->what.type,
+			f[0].value, swept);
+	return r;
+}
+
+static void advance(struct entity_job *job)
+{
+	struct intake_stream *s = job->stream;
+
+	sb_stream_advance(&s->in, job->meta);
+	if (job->covers && (!s->known || job->incarnation != s->incarnation || sb_position_cmp(job->to, s->position) > 0))
+		s->position = job->to;
+	if (job->incarnation)
+		s->incarnation = job->incarnation;
+	s->known = true;
+	s->dirty = true;
+}
+
+static int effects(void *user, struct sb_error *err)
+{
+	struct entity_job *job = user;
+
+	if (job->meta->event == SB_EV_SNAPSHOT_BEGUN)
+		return begun(job, err);
+	if (job->meta->event == SB_EV_SNAPSHOT_ENDED)
+		return ended(job, err);
+	return apply(job, err);
+}
+
+/* What the order of the stream lets through. A hole is recorded first, outside the savepoint of the effects: it stays on record when they
+ * fail */
+static int go(struct entity_job *job, enum sb_verdict verdict, struct sb_error *err)
+{
+	int r = 0;
+
+	if (verdict == SB_GAP)
+		r = on_gap(job, "records of this stream are missing", err);
+	else if (positions_gap(job))
+		r = on_gap(job, "changes of the source are missing between two sessions", err);
+	if (r == 0)
+		r = intake_try(job->in, job->what.type, effects, job, err);
+	/* a record that was refused keeps its place in the stream: the next one follows it */
+	if (r == 0)
+		advance(job);
+	return r;
+}
+
+static int judge_order(struct entity_job *job, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	bool batch = job->meta->event == SB_EV_ENTITY_CHANGED || job->meta->event == SB_EV_SNAPSHOT_ROWS;
+
+	int r = intake_stream_get(in, job->meta->source, &job->stream, err);
+	if (r < 0)
+		return r;
+	enum sb_verdict verdict = sb_stream_judge(job->stream->known ? &job->stream->in : NULL, job->meta);
+	if (verdict == SB_DUPLICATE) {
+		sb_metric_add(in->m_duplicates, in->label, 1);
+		return 0;
+	}
+	if (verdict == SB_ZOMBIE)
+		return refuse(job, "zombie", "an older session of this stream speaks", err);
+	if (verdict == SB_EQUIVOCATION) {
+		r = hub_audit(in->pg, in->stage->name, "equivocation", job->meta->source, NULL, NULL,
+			"two records with the same place in the stream", err);
+		return r < 0 ? r : refuse(job, "equivocation", "another record has this place in the stream", err);
+	}
+	r = read_positions(job, err);
+	if (r == 0 && batch)
+		r = read_incarnation(job, err);
+	if (r == 0 && batch && job->stream->known && job->incarnation < job->stream->incarnation)
+		return refuse(job, "zombie", "an older incarnation of the source speaks", err);
+	return r < 0 ? r : go(job, verdict, err);
+}
+
+int intake_entity(struct intake *in, const struct sb_meta *meta, struct sb_error *err)
+{
+	struct entity_job job = { .in = in, .meta = meta };
+
+	int r = hub_entity_judge(&job.what, in->w->set, &in->now->rec, meta, err);
+	if (r == SB_EREFUSED) {
+		r = refuse(&job, "not-owned", err->msg, err);
+		if (r == 0)
+			r = hub_audit(in->pg, in->stage->name, "ownership-violation", job.what.type, NULL, NULL,
+				"a change of a type that the stage does not own was refused", err);
+		return r;
+	}
+	if (r == 0)
+		r = judge_order(&job, err);
+	hub_entity_release(&job.what);
+	return r;
+}
