@@ -13,6 +13,11 @@ int sb_git_init(struct sb_error *err) SB_MUSTCHECK;   /* once, in main: caps (ob
 /** Opens a repository at path (bare or not); create: makes a bare one (branch main) when missing. */
 int sb_repo_open(struct sb_repo **ret, const char *path, bool create, struct sb_error *err) SB_MUSTCHECK;
 void sb_repo_close(struct sb_repo *r);
+/**
+ * Removes what a killed process left in a bare repository: lock files of references and half-indexed packs that are at least min_age_ms old. A lock
+ * left behind would refuse every later move of its reference. With 0 the caller must be the repository's only writer. Missing is fine.
+ */
+int sb_repo_sweep(const char *path, int64_t min_age_ms, struct sb_error *err) SB_MUSTCHECK;
 
 struct sb_ref { char name[256]; char oid[SB_OID_LEN + 1]; };
 struct sb_refs { struct sb_ref *item; size_t count; };

@@ -186,8 +186,7 @@ static void delete_and_upsert_statement(struct sb_buf *sql, const struct entity_
 	sb_buf_adds(sql, " RETURNING 1) SELECT (SELECT count(*) FROM d) + (SELECT count(*) FROM u)");
 }
 
-/* A snapshot row that is older than the stored one still has the values that an update left out. moved: found through the tombstone that a
- * change of its key left. */
+/* A snapshot row that is older than the stored one still has the values that updates left out. moved: for rows whose key has changed since. */
 static void fill_statement(struct sb_buf *sql, const struct entity_apply *a, bool moved)
 {
 	const struct entity_type *type = a->type;
@@ -209,32 +208,24 @@ static void fill_statement(struct sb_buf *sql, const struct entity_apply *a, boo
 		sb_pg_ident(sql, name);
 		sb_buf_adds(sql, " END, ");
 	}
-	sb_buf_addf(sql, "%smissing = NULL FROM ", p);
+	sb_buf_addf(sql, "%smissing = NULL, %smoved = NULL FROM ", p, p);
 	stage_name(sql, type);
-	sb_buf_adds(sql, " s");
-	if (moved) {
-		sb_buf_adds(sql, " JOIN ");
-		entity_table_name(sql, type);
-		sb_buf_adds(sql, " o ON ");
-		add_key_match(sql, type, "o", "s");
-		sb_buf_addf(sql, " AND o.%smoved IS NOT NULL", p);
-	}
-	sb_buf_addf(sql, " WHERE s.%sop = 's' AND s.%sord BETWEEN $2::integer AND $3::integer AND t.%smissing IS NOT NULL AND NOT t.%sdeleted"
+	sb_buf_addf(sql, " s WHERE s.%sop = 's' AND s.%sord BETWEEN $2::integer AND $3::integer AND t.%smissing IS NOT NULL AND NOT t.%sdeleted"
 		" AND (t.%sinc, t.%slsn, t.%sseq) > ($1::bigint, s.%slsn, 0) AND ", p, p, p, p, p, p, p, p);
-	if (!moved) {
+	if (!moved) { /* a row that moved here waits for another's value */
+		sb_buf_addf(sql, "t.%smoved IS NULL AND ", p);
 		add_key_match(sql, type, "t", "s");
 		return;
 	}
+	sb_buf_addf(sql, "t.%smoved = ARRAY[", p);
 	for (unsigned i = 0, k = 0; i < type->shape.n_columns; i++) {
 		if (!type->shape.column[i].key)
 			continue;
-		sb_buf_adds(sql, k ? " AND t." : "t.");
+		sb_buf_adds(sql, k++ ? ", s." : "s.");
 		sb_pg_ident(sql, type->shape.column[i].name);
-		sb_buf_addf(sql, " = o.%smoved[%u]", p, ++k);
-		for (unsigned c = 0; c < type->n_columns; c++)
-			if (strcmp(type->column[c].name, type->shape.column[i].name) == 0)
-				sb_buf_addf(sql, "::%s", type->column[c].cast);
+		sb_buf_adds(sql, "::text");
 	}
+	sb_buf_addc(sql, ']');
 }
 
 static void distinct_statement(struct sb_buf *sql, const struct entity_apply *a)

@@ -9,7 +9,7 @@
 /* Our columns beside the source's, after a prefix that no source column collides with ("_" nearly always):
  *   inc, lsn, seq  version of the row          deleted  tombstone, while a snapshot runs
  *   missing        names of columns whose value has not arrived: an update left them out (unchanged TOAST) before the row itself came
- *   moved          in a tombstone left by a key change of such a row: its new key, so that the value still finds it
+ *   moved          of such a row after a change of its key: the key under which the snapshot will bring it
  * The staging table has lsn, seq, ord (place in the batch) and op. */
 
 struct entity_version { uint64_t inc, lsn; uint32_t seq; };
@@ -81,6 +81,7 @@ int entity_ddl(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
 int entity_set_partial(struct sb_entity_tables *t, struct entity_type *type, bool partial, struct sb_error *err) SB_MUSTCHECK;
 int entity_version_cmp(struct entity_version a, struct entity_version b);
 const struct sb_column *entity_shape_find(const struct sb_shape *s, const char *name);
+const char *entity_cast(const struct entity_type *type, const char *column); /* "integer", for a cast */
 void entity_array_add(struct sb_buf *out, const char *p, size_t n);  /* one element of an array literal; starts it with '{' */
 
 /* entity_shape.c: DDL */

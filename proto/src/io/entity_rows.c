@@ -26,9 +26,9 @@ static void params_release(struct params *p)
 	free(p->value);
 }
 
-static int params_init(struct params *p, const struct entity_apply *a, struct sb_error *err)
+static int params_init(struct params *p, unsigned cap, struct sb_error *err)
 {
-	*p = (struct params){ .cap = 2 * a->shape->n_columns + 8 };
+	*p = (struct params){ .cap = cap };
 	sb_buf_init(&p->text, (size_t)4 * 1024 * 1024); /* a change is smaller than its batch */
 	p->at = calloc(p->cap, sizeof(*p->at));
 	p->value = calloc(p->cap, sizeof(*p->value));
@@ -102,12 +102,12 @@ void entity_conflict(struct sb_buf *sql, const struct entity_apply *a, const boo
 		sb_buf_adds(sql, ", ");
 	}
 	sb_buf_addf(sql, "%sinc = excluded.%sinc, %slsn = excluded.%slsn, %sseq = excluded.%sseq, %sdeleted = excluded.%sdeleted,"
-		" %smoved = excluded.%smoved, %smissing = ", p, p, p, p, p, p, p, p, p, p, p);
+		" %smissing = ", p, p, p, p, p, p, p, p, p);
 	if (skip) /* still missing: what was missing and did not come now */
-		sb_buf_addf(sql, "CASE WHEN t.%sdeleted THEN excluded.%smissing ELSE (SELECT nullif(array_agg(m), '{}') FROM unnest(t.%smissing) m"
-			" WHERE m = ANY (excluded.%smissing)) END", p, p, p, p);
+		sb_buf_addf(sql, "CASE WHEN t.%sdeleted THEN excluded.%smissing ELSE (SELECT array_agg(m) FROM unnest(t.%smissing) m"
+			" WHERE m = ANY (excluded.%smissing)) END, %smoved = CASE WHEN t.%sdeleted THEN NULL ELSE t.%smoved END", p, p, p, p, p, p, p);
 	else
-		sb_buf_addf(sql, "excluded.%smissing", p);
+		sb_buf_addf(sql, "excluded.%smissing, %smoved = excluded.%smoved", p, p, p);
 	sb_buf_addf(sql, " WHERE (t.%sinc, t.%slsn, t.%sseq) < (excluded.%sinc, excluded.%slsn, excluded.%sseq)", p, p, p, p, p, p);
 }
 
@@ -133,14 +133,14 @@ static void add_version_params(struct sb_buf *sql, struct params *p, const struc
 	sb_buf_addf(sql, "$%u::bigint, $%u::bigint, $%u::integer", inc, lsn, seq);
 }
 
-static void begin_insert(struct sb_buf *sql, const struct entity_apply *a, const bool *skip, const char *more)
+static void begin_insert(struct sb_buf *sql, const struct entity_apply *a, const bool *skip)
 {
 	const char *p = a->type->prefix;
 
 	sb_buf_reset(sql);
 	sb_buf_adds(sql, "INSERT INTO ");
 	entity_table_name(sql, a->type);
-	sb_buf_addf(sql, " AS t (%sinc, %slsn, %sseq, %sdeleted, %s%s", p, p, p, p, p, more);
+	sb_buf_addf(sql, " AS t (%sinc, %slsn, %sseq, %sdeleted, %smissing, %smoved", p, p, p, p, p, p);
 	for (unsigned i = 0; i < a->shape->n_columns; i++) {
 		if (!a->use[i] || (skip && skip[i]))
 			continue;
@@ -174,16 +174,16 @@ static int upsert_row(struct entity_apply *a, const struct sb_change *c, const b
 	uint64_t changed = 0;
 	char partial = '\0';
 
-	int rc = params_init(&p, a, err);
+	int rc = params_init(&p, a->shape->n_columns + 8, err);
 	if (rc)
 		return rc;
-	begin_insert(sql, a, skip, "missing");
+	begin_insert(sql, a, skip);
 	add_version_params(sql, &p, a, c);
 	sb_buf_addf(sql, ", %s, ", c->op == 'd' ? "true" : "false");
 	if (skip)
-		sb_buf_addf(sql, "$%u::text[]", param_missing(&p, a, skip));
+		sb_buf_addf(sql, "$%u::text[], NULL", param_missing(&p, a, skip));
 	else
-		sb_buf_adds(sql, "NULL");
+		sb_buf_adds(sql, "NULL, NULL");
 	for (unsigned i = 0; i < c->n_cells; i++)
 		if (a->use[i] && !(skip && skip[i]))
 			sb_buf_addf(sql, ", $%u", param_cell(&p, &c->cell[i]));
@@ -203,7 +203,7 @@ static int remove_row(struct entity_apply *a, const struct sb_change *c, const s
 	const char *x = a->type->prefix;
 	uint64_t changed = 0;
 
-	int rc = params_init(&p, a, err);
+	int rc = params_init(&p, a->shape->n_columns + 8, err);
 	if (rc)
 		return rc;
 	sb_buf_reset(sql);
@@ -221,140 +221,121 @@ static int remove_row(struct entity_apply *a, const struct sb_change *c, const s
 
 /* ---- key changes ---- */
 
-/* A tombstone at the old key, during a snapshot; moved: array literal of the new key when the row waits for values, else NULL. */
-static int bury_old_key(struct entity_apply *a, const struct sb_change *c, const char *moved, bool *ret_applied, struct sb_error *err)
+/* A tombstone at the old key, while a snapshot may still bring the row as it was. */
+static int bury_old_key(struct entity_apply *a, const struct sb_change *c, bool *ret_applied, struct sb_error *err)
 {
 	sb_cleanup(params_release) struct params p = { .n = 0 };
 	sb_cleanup(sb_freep) bool *no_value = calloc(a->shape->n_columns, sizeof(*no_value));
 	struct sb_buf *sql = &a->t->sql;
-	const char *x = a->type->prefix;
 	uint64_t changed = 0;
 
-	int rc = no_value ? params_init(&p, a, err) : sb_fail_nomem(err);
+	int rc = no_value ? params_init(&p, a->shape->n_columns + 8, err) : sb_fail_nomem(err);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < a->shape->n_columns; i++)
 		no_value[i] = !a->shape->column[i].key;
-	begin_insert(sql, a, no_value, "moved");
+	begin_insert(sql, a, no_value);
 	add_version_params(sql, &p, a, c);
-	sb_buf_addf(sql, ", true, $%u::text[]", param_text(&p, moved, moved ? strlen(moved) : 0));
+	sb_buf_adds(sql, ", true, NULL, NULL");
 	for (unsigned k = 0; k < c->n_old; k++)
 		sb_buf_addf(sql, ", $%u", param_cell(&p, &c->old_key[k]));
 	sb_buf_addc(sql, ')');
 	entity_conflict(sql, a, NULL); /* the columns that were not named are NULL in excluded */
 	rc = params_run(&p, a, &changed, NULL, err);
 	*ret_applied = changed > 0;
-	if (rc || !moved)
-		return rc;
-	/* a row that moves twice before its values come: earlier tombstones must point at where it is now */
-	sb_cleanup(params_release) struct params q = { .n = 0 };
-	sb_cleanup(sb_buf_release) struct sb_buf was = { 0 };
-	rc = params_init(&q, a, err);
-	if (rc)
-		return rc;
-	sb_buf_init(&was, (size_t)1024 * 1024);
-	for (unsigned k = 0; k < c->n_old; k++)
-		entity_array_add(&was, c->old_key[k].p, c->old_key[k].n);
-	sb_buf_addc(&was, '}');
-	sb_buf_reset(sql);
-	sb_buf_adds(sql, "UPDATE ");
-	entity_table_name(sql, a->type);
-	sb_buf_addf(sql, " SET %smoved = $%u::text[]", x, param_text(&q, moved, strlen(moved)));
-	sb_buf_addf(sql, " WHERE %sdeleted AND %smoved = $%u::text[]", x, x, param_text(&q, was.data, was.len));
-	return params_run(&q, a, &changed, NULL, err);
+	return rc;
 }
 
-/* (SELECT o.<what> FROM store o WHERE <old key> AND NOT o.deleted) */
-static void add_from_old(struct sb_buf *sql, struct params *p, const struct entity_apply *a, const struct sb_change *c, const char *column, bool quoted)
+/* (SELECT <what> FROM store o WHERE <old key> AND NOT o.deleted) */
+static void add_from_old(struct sb_buf *sql, struct params *p, const struct entity_apply *a, const struct sb_change *c, const char *what)
 {
-	sb_buf_adds(sql, "(SELECT ");
-	if (quoted) {
-		sb_buf_adds(sql, "o.");
-		sb_pg_ident(sql, column);
-	} else {
-		sb_buf_adds(sql, column);
-	}
-	sb_buf_adds(sql, " FROM ");
+	sb_buf_addf(sql, "(SELECT %s FROM ", what);
 	entity_table_name(sql, a->type);
 	sb_buf_adds(sql, " o WHERE ");
 	add_key_params(sql, p, a, c->old_key, true, "o.");
 	sb_buf_addf(sql, " AND NOT o.%sdeleted)", a->type->prefix);
 }
 
+/* The values of columns missing and moved of a row that comes from its old key with unchanged columns. The row is not here: all of these are
+ * missing, and the snapshot will bring them under the old key. It is here: those that it misses itself and that did not come now. */
+static void add_what_is_missing(struct sb_buf *sql, struct params *p, const struct entity_apply *a, const struct sb_change *c, const bool *skip)
+{
+	const char *x = a->type->prefix, *sep = "";
+	unsigned missing = param_missing(p, a, skip);
+	char what[128];
+
+	sb_buf_adds(sql, "CASE WHEN NOT EXISTS ");
+	add_from_old(sql, p, a, c, "1");
+	sb_buf_addf(sql, " THEN $%u::text[] ELSE ", missing);
+	(void)snprintf(what, sizeof(what), "(SELECT array_agg(m) FROM unnest(o.%smissing) m WHERE m = ANY ($%u::text[]))", x, missing); /* fits */
+	add_from_old(sql, p, a, c, what);
+	sb_buf_adds(sql, " END, CASE WHEN EXISTS ");
+	add_from_old(sql, p, a, c, "1");
+	sb_buf_adds(sql, " AND ");
+	(void)snprintf(what, sizeof(what), "o.%smissing IS NULL", x); /* fits */
+	add_from_old(sql, p, a, c, what);
+	sb_buf_adds(sql, " THEN NULL ELSE coalesce(");
+	(void)snprintf(what, sizeof(what), "o.%smoved", x); /* fits */
+	add_from_old(sql, p, a, c, what);
+	sb_buf_adds(sql, ", ARRAY[");
+	for (unsigned i = 0, k = 0; i < a->shape->n_columns; i++) {
+		if (!a->shape->column[i].key)
+			continue;
+		sb_buf_addf(sql, "%s$%u::%s::text", sep, param_cell(p, &c->old_key[k++]), entity_cast(a->type, a->shape->column[i].name));
+		sep = ", ";
+	}
+	sb_buf_adds(sql, "]) END");
+}
+
 /* The row at its new key; unchanged columns come from the old row. */
-static int insert_moved(struct entity_apply *a, const struct sb_change *c, const bool *skip, bool any_skip, bool *ret_applied, bool *ret_partial,
-	struct sb_error *err)
+static int insert_moved(struct entity_apply *a, const struct sb_change *c, const bool *skip, bool any_skip, bool *ret_applied, struct sb_error *err)
 {
 	sb_cleanup(params_release) struct params p = { .n = 0 };
+	sb_cleanup(sb_buf_release) struct sb_buf column = { 0 };
 	struct sb_buf *sql = &a->t->sql;
-	const char *x = a->type->prefix;
 	uint64_t changed = 0;
-	char partial = '\0', what[128];
+	char partial = '\0';
 
-	int rc = params_init(&p, a, err);
+	/* every unchanged column and each look at the old row repeat the old key */
+	int rc = params_init(&p, (a->shape->n_columns + 6) * (c->n_old + 2), err);
 	if (rc)
 		return rc;
-	/* every unchanged column and the list of missing ones repeat the old key */
-	p.cap = 2 * a->shape->n_columns + 8 + (a->shape->n_columns + 1) * c->n_old;
-	size_t *at = reallocarray(p.at, p.cap, sizeof(*at));
-	const char **value = reallocarray(p.value, p.cap, sizeof(*value));
-	p.at = at ? at : p.at;
-	p.value = value ? value : p.value;
-	if (!at || !value)
-		return sb_fail_nomem(err);
-	begin_insert(sql, a, NULL, "missing");
+	sb_buf_init(&column, 1024);
+	begin_insert(sql, a, NULL);
 	add_version_params(sql, &p, a, c);
 	sb_buf_adds(sql, ", false, ");
-	if (any_skip) {
-		unsigned missing = param_missing(&p, a, skip);
-		/* the row is not here: all unchanged columns are missing; it is: those that were missing before and did not come */
-		sb_buf_addf(sql, "CASE WHEN NOT EXISTS ");
-		add_from_old(sql, &p, a, c, "1", false);
-		(void)snprintf(what, sizeof(what), "(SELECT nullif(array_agg(m), '{}') FROM unnest(o.%smissing) m WHERE m = ANY ($%u::text[]))", x, missing); /* fits */
-		sb_buf_addf(sql, " THEN $%u::text[] ELSE ", missing);
-		add_from_old(sql, &p, a, c, what, false);
-		sb_buf_adds(sql, " END");
-	} else {
-		sb_buf_adds(sql, "NULL");
-	}
+	if (any_skip)
+		add_what_is_missing(sql, &p, a, c, skip);
+	else
+		sb_buf_adds(sql, "NULL, NULL");
 	for (unsigned i = 0; i < c->n_cells; i++) {
 		if (!a->use[i])
 			continue;
 		sb_buf_adds(sql, ", ");
-		if (skip[i])
-			add_from_old(sql, &p, a, c, a->shape->column[i].name, true);
-		else
+		if (skip[i]) {
+			sb_buf_reset(&column);
+			sb_buf_adds(&column, "o.");
+			sb_pg_ident(&column, a->shape->column[i].name);
+			add_from_old(sql, &p, a, c, column.data);
+		} else {
 			sb_buf_addf(sql, "$%u", param_cell(&p, &c->cell[i]));
+		}
 	}
 	sb_buf_addc(sql, ')');
 	entity_conflict(sql, a, NULL);
-	sb_buf_addf(sql, " RETURNING t.%smissing IS NOT NULL", x);
+	sb_buf_addf(sql, " RETURNING t.%smissing IS NOT NULL", a->type->prefix);
 	rc = params_run(&p, a, &changed, &partial, err);
 	*ret_applied = changed > 0;
-	*ret_partial = partial == 't';
-	return rc == SB_OK && *ret_partial ? entity_set_partial(a->t, a->type, true, err) : rc;
+	return rc == SB_OK && partial == 't' ? entity_set_partial(a->t, a->type, true, err) : rc;
 }
 
 static int rekey_row(struct entity_apply *a, const struct sb_change *c, const bool *skip, bool any_skip, bool *ret_applied, struct sb_error *err)
 {
-	bool inserted = false, removed = false, partial = false;
-	sb_cleanup(sb_buf_release) struct sb_buf moved = { 0 };
+	bool inserted = false, removed = false;
+	int rc = insert_moved(a, c, skip, any_skip, &inserted, err);
 
-	int rc = insert_moved(a, c, skip, any_skip, &inserted, &partial, err);
-	if (rc)
-		return rc;
-	if (a->type->snapshot) {
-		sb_buf_init(&moved, (size_t)1024 * 1024);
-		for (unsigned i = 0; i < c->n_cells; i++)
-			if (a->shape->column[i].key)
-				entity_array_add(&moved, c->cell[i].p, c->cell[i].n);
-		sb_buf_addc(&moved, '}');
-		rc = sb_buf_check(&moved, "key", err);
-		if (rc == SB_OK)
-			rc = bury_old_key(a, c, partial ? moved.data : NULL, &removed, err);
-	} else {
-		rc = remove_row(a, c, c->old_key, true, &removed, err);
-	}
+	if (rc == SB_OK)
+		rc = a->type->snapshot ? bury_old_key(a, c, &removed, err) : remove_row(a, c, c->old_key, true, &removed, err);
 	*ret_applied = inserted || removed;
 	return rc;
 }
@@ -373,9 +354,9 @@ static int truncate_type(struct entity_apply *a, const struct sb_change *c, bool
 	*ret_applied = entity_version_cmp(a->type->truncated, v) < 0;
 	if (!*ret_applied)
 		return SB_OK;
-	int rc = params_init(&p, a, err);
+	int rc = params_init(&p, a->shape->n_columns + 8, err);
 	if (rc == SB_OK)
-		rc = params_init(&q, a, err);
+		rc = params_init(&q, a->shape->n_columns + 8, err);
 	if (rc)
 		return rc;
 	sb_buf_reset(sql);

@@ -136,7 +136,9 @@ static int create_table(struct evolution *e, struct sb_error *err)
 	}
 	sb_buf_adds(sql, ", ");
 	add_key(sql, e->shape);
-	sb_buf_adds(sql, ") WITH (fillfactor = 85)");
+	sb_buf_adds(sql, ") WITH (fillfactor = 85); CREATE INDEX ON ");
+	entity_table_name(sql, e->type);
+	sb_buf_addf(sql, " (%smoved) WHERE %smoved IS NOT NULL", p, p); /* nearly always empty */
 	return entity_ddl(e->t, err);
 }
 

@@ -31,6 +31,14 @@ const struct sb_column *entity_shape_find(const struct sb_shape *s, const char *
 	return NULL;
 }
 
+const char *entity_cast(const struct entity_type *type, const char *column)
+{
+	for (unsigned i = 0; i < type->n_columns; i++)
+		if (strcmp(type->column[i].name, column) == 0)
+			return type->column[i].cast;
+	return "text"; /* not reached: the columns of the shape are in the table */
+}
+
 void entity_array_add(struct sb_buf *out, const char *p, size_t n)
 {
 	sb_buf_addc(out, out->len == 0 ? '{' : ',');

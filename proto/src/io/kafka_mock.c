@@ -3,6 +3,16 @@
 #include "kafka_private.h"
 
 #include <librdkafka/rdkafka_mock.h>
+#include <time.h>
+
+/* The cluster's thread drains its wake-up pipe after it has served its queue: what is enqueued in between waits for its poll, a second. Asking a moment
+ * later finds it asleep and wakes it. Nothing but the time to start depends on this. */
+static void let_it_sleep(void)
+{
+	struct timespec ts = { .tv_nsec = 2000000 };
+
+	(void)nanosleep(&ts, NULL); /* an early wake-up costs a second at most */
+}
 
 struct sb_mock_broker {
 	rd_kafka_t *rk;
@@ -33,6 +43,7 @@ int sb_mock_broker_new(struct sb_mock_broker **ret, const char *const *topics, s
 		goto out;
 	}
 	for (size_t i = 0; i < n && rc == SB_OK; i++) {
+		let_it_sleep();
 		rd_kafka_resp_err_t code = rd_kafka_mock_topic_create(m->cluster, topics[i], 1, 1);
 		if (code)
 			rc = sb_kafka_fail(err, code, topics[i], rd_kafka_err2str(code));
@@ -53,6 +64,7 @@ void sb_mock_broker_free(struct sb_mock_broker *m)
 {
 	if (!m)
 		return;
+	let_it_sleep();
 	if (m->cluster)
 		rd_kafka_mock_cluster_destroy(m->cluster);
 	if (m->rk)
