@@ -127,6 +127,30 @@ START_TEST(test_ref_cas)
 }
 END_TEST
 
+/* A kill between taking a reference's lock and renaming it would refuse every later move of that reference. */
+START_TEST(test_sweep_after_a_kill)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	char oid[OID], lock[300], half[300];
+
+	commit(a, "", "f", "x", oid);
+	must(sb_repo_ref_set(a, "refs/remotes/forge/stage/train", oid, NULL, "", &err), &err);
+	(void)snprintf(lock, sizeof(lock), "%s/refs/remotes/forge/stage/train.lock", in_dir("a.git"));
+	(void)snprintf(half, sizeof(half), "%s/objects/incoming-1", in_dir("a.git"));
+	must(sb_file_write(lock, "", 0, 0600, &err), &err);
+	must(sb_dir_make(half, 0700, &err), &err);
+	ck_assert_int_lt(sb_repo_ref_set(a, "refs/remotes/forge/stage/train", oid, NULL, "", &err), 0);
+
+	must(sb_repo_sweep(in_dir("a.git"), 60000, &err), &err);
+	ck_assert_int_eq(access(lock, F_OK), 0); /* too young: it may be somebody's */
+	must(sb_repo_sweep(in_dir("a.git"), 0, &err), &err);
+	ck_assert_int_ne(access(lock, F_OK), 0);
+	ck_assert_int_ne(access(half, F_OK), 0);
+	must(sb_repo_ref_set(a, "refs/remotes/forge/stage/train", oid, NULL, "", &err), &err);
+	must(sb_repo_sweep(in_dir("missing.git"), 0, &err), &err);
+}
+END_TEST
+
 START_TEST(test_ref_list)
 {
 	struct sb_error err = SB_ERROR_INIT;
@@ -766,6 +790,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, test_ref_cas);
+	tcase_add_test(tc, test_sweep_after_a_kill);
 	tcase_add_test(tc, test_ref_list);
 	tcase_add_test(tc, test_head);
 	tcase_add_test(tc, test_commit_fields);

@@ -218,10 +218,10 @@ START_TEST(test_key_file)
 	ck_assert_int_eq(sb_file_read(dev, 4096, &text, &n, &err), 0);
 	ck_assert_int_eq(sb_file_write(path, text, n, 0444, &err), 0);
 	ck_assert_int_eq(sb_identity_load(&id, path, &err), SB_ECONFIG); /* readable by others */
-	text[30] = 'G';
+	text[30] = '~'; /* no temporary folder has it in its name */
 	ck_assert_int_eq(sb_file_write(path, text, n, 0400, &err), 0);
 	ck_assert_int_eq(sb_identity_load(&id, path, &err), SB_ECONFIG);
-	ck_assert_msg(!strstr(err.msg, "G"), "the message holds content");
+	ck_assert_msg(!strchr(err.msg, '~'), "the message holds content");
 	ck_assert_int_eq(sb_root_load(path, keys.root_pk, &err), SB_ECONFIG);
 	ck_assert_ptr_null(id);
 	free(text);

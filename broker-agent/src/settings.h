@@ -1,0 +1,65 @@
+/* The agent's settings: what the table in settings.c fills. Const after load. */
+#ifndef AGENT_SETTINGS_H
+#define AGENT_SETTINGS_H
+
+#include "stagebridge/settings.h"
+
+struct agent_table {          /* one table that becomes one entity type */
+	char *table;              /* "schema.table" as PostgreSQL spells it */
+	char *type;               /* entity type */
+	struct sb_strings key;    /* declared key where the table has none */
+	struct sb_strings private_columns; /* never leave the stage */
+};
+
+struct agent_pg_source {
+	char *name;
+	char *conninfo;
+	char *slot, *publication;
+	struct sb_list tables;    /* struct agent_table */
+};
+
+struct agent_dir_source {
+	char *name;
+	char *type;
+	char *path;
+	int format;               /* AGENT_DIR_JSON, _JSONL, _CSV */
+	char *key;                /* field that identifies a document; empty: the file name without its suffix (JSON only) */
+	int64_t poll_ms;
+};
+enum { AGENT_DIR_JSON, AGENT_DIR_JSONL, AGENT_DIR_CSV };
+
+struct agent_user { char *unix_name; char *user; };   /* socket peer -> tenant user; unlisted peers keep their own name */
+
+struct agent_origin {
+	char *name;
+	char *deploy_dir;         /* releases/<artifact>, and the link `current` */
+	struct sb_strings hook;   /* argv; empty: none */
+	struct sb_strings health; /* argv; empty: healthy when the hook succeeded */
+	struct sb_strings environment; /* K=V given to both, besides SB_* */
+	int64_t timeout_ms;
+};
+
+struct agent_broker { char *servers; int security; char *user, *password_file, *ca_file, *cert_file, *key_file; int64_t fetch_wait_ms; };
+
+struct agent_settings {
+	char *tenant, *stage;
+	char *state_dir;
+	struct agent_broker broker;
+	struct { char *identity, *keyring, *root; } keys;
+	struct { char *socket; int64_t mode; } api;   /* mode: octal digits read as a decimal number, 660 */
+	struct sb_list users;
+	struct sb_list postgres;      /* struct agent_pg_source */
+	struct sb_list directories;   /* struct agent_dir_source */
+	struct { char *conninfo; } replica;  /* empty: no read-only copies */
+	struct sb_list origins;       /* struct agent_origin */
+	struct { char *policies, *inbox, *secret; uint64_t max_bytes; } datasets; /* folder of policy files; folder where datasets arrive; tenant root key file */
+	struct { int64_t window; uint64_t max_bytes; } carrier;   /* chunks in flight without credit */
+	struct { int64_t interval_ms; } heartbeat;
+	struct { int level; int format; } log;
+};
+
+extern const struct sb_setting agent_settings_table[];
+int agent_settings_load(struct agent_settings *set, const char *file, struct sb_error *err) SB_MUSTCHECK; /* parse, then cross-checks (duplicate types, names) */
+void agent_settings_release(struct agent_settings *set);
+
+#endif

@@ -1,0 +1,246 @@
+/* The beginning of a session with the source, up to the first message: checks, publication, slot, life, start; and the look at the catalog that is
+ * repeated while the session runs. Order matters: a slot that is older than its publication can never be decoded, so the publication comes first, and when
+ * it had to be made anew the slot is made anew too.
+ *
+ * A source's life (its incarnation) ends when what was read can no longer be continued: another system, another timeline, a slot that is missing, lost
+ * or was moved by somebody else. The next life begins with a new slot and snapshots of everything, and its versions are above all of the last.
+ * Stream lane. */
+#include <stdio.h>
+#include <string.h>
+
+#include "pgsrc.h"
+#include "stagebridge/clock.h"
+#include "stagebridge/log.h"
+
+struct slot { bool exists, ready; uint64_t confirmed; char wal_status[16]; };
+
+static int read_tables(struct pgsrc *s, struct sb_error *err)
+{
+	for (size_t i = 0; i < s->n_types; i++) {
+		struct pgsrc_table now;
+		int r = pgsrc_table_read(s->pg, s->type[i].conf, &now, err);
+		if (r < 0)
+			return r;
+		pgsrc_table_release(&s->type[i].table);
+		s->type[i].table = now;
+	}
+	return 0;
+}
+
+/* After the publication had its say. Logged when it is news. */
+static void log_refusals(struct pgsrc *s)
+{
+	for (size_t i = 0; i < s->n_types; i++) {
+		const struct pgsrc_type *t = &s->type[i];
+		if (t->table.refusal[0] && t->active)
+			sb_log(SB_ERROR, "table_refused", "source=%s type=%s table=%s reason=%s", s->set->name, t->conf->type, t->conf->table, t->table.refusal);
+		else if (!t->table.refusal[0] && !t->active)
+			sb_log(SB_INFO, "table_accepted", "source=%s type=%s table=%s", s->set->name, t->conf->type, t->conf->table);
+	}
+}
+
+static void wake_snapshots(const struct pgsrc *s)
+{
+	char name[SB_NAME_MAX + 32];
+
+	(void)snprintf(name, sizeof(name), "source/%s/snapshot", s->set->name); /* a name is shorter */
+	if (s->a->lanes)
+		sb_lanes_wake(s->a->lanes, name);
+}
+
+/* --- the slot --- */
+
+static int look_at_slot(struct pgsrc *s, struct slot *ret, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	const char *const param[] = { s->set->slot };
+	struct slot slot = { .exists = false };
+
+	int r = sb_pg_exec(s->pg,
+		"SELECT s.confirmed_flush_lsn::text, coalesce(s.wal_status, ''), s.plugin = 'pgoutput' AND s.database = current_database() AND NOT s.temporary,"
+		" (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text"
+		" FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1", 1, param, &res, err);
+	if (r == 0 && sb_pg_get(res, 0, 3))
+		r = sb_lsn_parse(sb_pg_get(res, 0, 3), &s->server_lsn, err);
+	if (r < 0)
+		return r;
+	slot.exists = sb_pg_get(res, 0, 2) != NULL;
+	if (slot.exists && sb_pg_get(res, 0, 2)[0] != 't')
+		return sb_fail(err, SB_ECONFIG, "replication slot \"%s\" belongs to another database or plugin: choose another name", s->set->slot);
+	slot.ready = slot.exists && sb_pg_get(res, 0, 0) != NULL;
+	if (slot.ready)
+		r = sb_lsn_parse(sb_pg_get(res, 0, 0), &slot.confirmed, err);
+	if (r == 0)
+		r = sb_format(slot.wal_status, sizeof(slot.wal_status), err, "%s", sb_pg_get(res, 0, 1));
+	(void)snprintf(s->slot_state, sizeof(s->slot_state), "%s", slot.wal_status); /* shorter */
+	*ret = slot;
+	return r;
+}
+
+/* Why the last life cannot be continued; NULL: it can. */
+static const char *life_over(const struct pgsrc_state *st, const struct slot *slot, const struct sb_pgrepl_system *sys, bool publication_made)
+{
+	if (!st->known)
+		return "first";
+	if (strcmp(st->system_id, sys->system_id) != 0)
+		return "another database system";
+	/* a copy that was restored or promoted may lack what was read from the one before */
+	if (strcmp(st->timeline, sys->timeline) != 0)
+		return "another timeline";
+	if (sys->xlogpos < st->acked_lsn)
+		return "the server is behind what was read from it";
+	if (publication_made)
+		return "the publication was missing";
+	if (!st->slot[0])
+		return "the slot could not be decoded any more";
+	if (!slot->ready)
+		return "the slot is missing";
+	if (strcmp(slot->wal_status, "lost") == 0)
+		return "the slot was lost: the server removed what it needs";
+	if (slot->confirmed > st->acked_lsn)
+		return "the slot was moved by somebody else";
+	return NULL;
+}
+
+static int new_life(struct pgsrc *s, struct pgsrc_state *st, const struct slot *slot, const struct sb_pgrepl_system *sys, const char *reason, struct sb_error *err)
+{
+	bool may = true;
+	int r = 0;
+
+	if (st->known)
+		r = pgsrc_state_may_renew(s->db, s->set->name, &may, err);
+	if (r == 0 && !may)
+		r = sb_fail(err, SB_ESTATE, "%s, but the source was begun anew three times within the hour: waiting", reason);
+	if (r == 0 && slot->exists)
+		r = sb_pgrepl_drop_slot(s->repl, s->set->slot, err);
+	if (r == 0)
+		r = sb_pgrepl_create_slot(s->repl, s->set->slot, false, false, &st->acked_lsn, NULL, err);
+	if (r < 0)
+		return r;
+	/* with the state lost there may have been lives before: the session is above their number, being made of the time */
+	st->incarnation = st->known ? st->incarnation + 1 : s->a->session;
+	memcpy(st->system_id, sys->system_id, sizeof(st->system_id));
+	memcpy(st->timeline, sys->timeline, sizeof(st->timeline));
+	r = sb_format(st->slot, sizeof(st->slot), err, "%s", s->set->slot);
+	if (r == 0)
+		r = pgsrc_state_new_life(s, st, reason, err);
+	if (r == 0)
+		sb_log(st->known ? SB_WARN : SB_INFO, "source_new_life", "source=%s incarnation=%llu reason=%s", s->set->name, (unsigned long long)st->incarnation,
+			reason);
+	return r;
+}
+
+/* --- opening --- */
+
+static int connect(struct pgsrc *s, struct sb_pgrepl_system *sys, struct sb_error *err)
+{
+	char name[64];
+	int64_t timeout_ms = 0;
+
+	(void)snprintf(name, sizeof(name), "stagebridge %s", s->set->name); /* a name is shorter */
+	int r = sb_pg_open(&s->pg, s->set->conninfo, name, err);
+	if (r == 0)
+		r = pgsrc_server_check(s->pg, &timeout_ms, err);
+	if (r == 0)
+		r = sb_pgrepl_open(&s->repl, s->set->conninfo, name, err);
+	if (r == 0)
+		r = sb_pgrepl_identify(s->repl, sys, err);
+	s->status_every_ms = timeout_ms && timeout_ms / 3 < PGSRC_STATUS_MS ? timeout_ms / 3 : PGSRC_STATUS_MS;
+	return r;
+}
+
+static int open_publisher(struct pgsrc *s, struct sb_error *err)
+{
+	char name[SB_NAME_MAX + 16];
+	uint64_t session = 0;
+
+	int r = sb_format(name, sizeof(name), err, "source/%s", s->set->name);
+	if (r == 0)
+		r = agent_state_session(s->db, name, s->a->session, &session, err);
+	if (r == 0)
+		r = agent_publisher_new(&s->pub, s->a, session, err);
+	for (size_t i = 0; r == 0 && i < s->n_types; i++)
+		r = pgsrc_state_position(s->db, s->set->name, s->type[i].conf->type, s->saved_lsn, &s->type[i].from, err);
+	return r;
+}
+
+static int find_life(struct pgsrc *s, const struct sb_pgrepl_system *sys, bool publication_made, struct sb_error *err)
+{
+	struct pgsrc_state st;
+	struct slot slot;
+
+	int r = pgsrc_state_load(s->db, s->set->name, &st, err);
+	if (r == 0)
+		r = look_at_slot(s, &slot, err);
+	if (r < 0)
+		return r;
+	const char *reason = life_over(&st, &slot, sys, publication_made);
+	if (reason)
+		r = new_life(s, &st, &slot, sys, reason, err);
+	s->incarnation = st.incarnation;
+	s->saved_lsn = s->done_lsn = s->commit_lsn = s->received = st.acked_lsn;
+	return r;
+}
+
+int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
+{
+	struct sb_pgrepl_system sys;
+	bool made = false, wanted = false;
+
+	int r = agent_state_open(&s->db, s->a, err);
+	if (r == 0)
+		r = pgoutput_new(&s->decoder, err);
+	if (r == 0)
+		r = connect(s, &sys, err);
+	if (r == 0)
+		r = read_tables(s, err);
+	if (r == 0)
+		r = pgsrc_publication(s, &made, err);
+	if (r < 0)
+		return r;
+	log_refusals(s);
+	r = find_life(s, &sys, made, err);
+	if (r == 0)
+		r = pgsrc_state_types(s, &wanted, err);
+	if (r == 0)
+		r = open_publisher(s, err);
+	if (r == 0)
+		r = sb_pgrepl_start(s->repl, s->set->slot, s->saved_lsn, s->set->publication, false, err);
+	if (r == 0 && wanted)
+		wake_snapshots(s);
+	return r;
+}
+
+/* A relation may have been unusable in the past only. When the stream is past it, the type is taken up again, by a snapshot. */
+static void forgive(struct pgsrc *s)
+{
+	for (size_t i = 0; i < s->n_types; i++) {
+		struct pgsrc_type *t = &s->type[i];
+		if (t->unusable && !t->table.refusal[0] && !s->in_tx && s->received >= t->unusable_lsn)
+			t->unusable = false;
+	}
+}
+
+int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err)
+{
+	struct slot slot;
+	bool made = false, wanted = false;
+
+	int r = read_tables(s, err);
+	if (r == 0)
+		r = pgsrc_publication(s, &made, err);
+	if (r == 0 && made) {
+		r = pgsrc_state_slot_gone(s->db, s->set->name, err);
+		return r < 0 ? r : sb_fail(err, SB_ESTATE, "publication \"%s\" was dropped: the source begins anew", s->set->publication);
+	}
+	if (r < 0)
+		return r;
+	log_refusals(s);
+	forgive(s);
+	r = pgsrc_state_types(s, &wanted, err);
+	if (r == 0)
+		r = look_at_slot(s, &slot, err);
+	if (r == 0 && wanted)
+		wake_snapshots(s);
+	return r;
+}

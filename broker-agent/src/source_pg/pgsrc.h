@@ -1,0 +1,181 @@
+/* Inside of the postgres source: what its files share. The stream lane owns struct pgsrc; the snapshot lane has connections, a publisher and a handle on
+ * the state of its own, and the two talk through the tables source_state and snapshot of the agent's state. */
+#ifndef AGENT_PGSRC_H
+#define AGENT_PGSRC_H
+
+#include "pgoutput.h"
+#include "source.h"
+#include "stagebridge/pg.h"
+#include "state.h"
+
+#define PGSRC_BATCH_BYTES (512u * 1024)
+#define PGSRC_BATCH_ROWS 20000u
+#define PGSRC_BATCHES_OPEN 8      /* 768 KiB each; with more types at once the oldest batch is closed early */
+#define PGSRC_OPEN_MS 50          /* a batch that is never idle is closed at the first end of a transaction after this */
+#define PGSRC_CATALOG_MS 30000    /* how often the catalog is looked at */
+#define PGSRC_GUARD_MS 2000       /* how often published tables are looked at for what would break the application's updates */
+#define PGSRC_STATUS_MS 10000     /* reports to the server, at least */
+#define PGSRC_SAVE_MS 1000        /* acknowledged positions are stored at most this often */
+
+/* ---- pg_catalog.c: what the catalog says of a configured table ---- */
+
+struct pgsrc_column {
+	char *name, *type;        /* type: format_type() */
+	int attnum;
+	bool key, has_default;
+};
+
+struct pgsrc_table {
+	uint32_t oid;
+	char *schema, *name;
+	char kind, identity;      /* relkind 'r' or 'p'; relreplident */
+	int natts;                /* highest column number ever used */
+	struct pgsrc_column *column;
+	unsigned n_columns;       /* those that may leave the stage: neither private nor generated */
+	bool hides;               /* there are private columns */
+	bool listed;              /* the publication leaves them out (set by pgsrc_publication) */
+	bool harmful;             /* published, it would break the application's updates */
+	int64_t estimate;         /* rows; 0 unknown */
+	char refusal[440];        /* why it cannot be a source, with the SQL that mends it; "": it can */
+};
+void pgsrc_table_release(struct pgsrc_table *t);
+/** Reads and judges. A table that cannot be a source is no error: refusal says why. */
+int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, struct pgsrc_table *ret, struct sb_error *err) SB_MUSTCHECK;
+/** Server-wide demands: version, wal_level. ret_timeout_ms: wal_sender_timeout, 0 none. */
+int pgsrc_server_check(struct sb_pg *pg, int64_t *ret_timeout_ms, struct sb_error *err) SB_MUSTCHECK;
+/** "schema"."name", appended. */
+void pgsrc_table_sql(struct sb_buf *out, const struct pgsrc_table *t);
+/** "a", "b": the columns that may leave. */
+void pgsrc_columns_sql(struct sb_buf *out, const struct pgsrc_table *t);
+bool pgsrc_is_private(const struct agent_table *conf, const char *column);
+/** Returns new: what is remembered of a table to see its DDL later. */
+char *pgsrc_shape_text(const struct pgsrc_table *t);
+/** Why rows that were sent under the old shape must be sent again; NULL when they need not. */
+const char *pgsrc_shape_demands(const char *old_text, const struct pgsrc_table *now);
+
+/* ---- pg_relation.c, pg_stream.c: from messages to batches ---- */
+
+struct pgsrc_relation {           /* a relation as the stream describes it */
+	uint32_t oid;
+	struct pgsrc_type *type;
+	char identity;
+	bool usable;              /* false: no key, or a private column cannot be told apart */
+	unsigned n_wire;          /* columns in its tuples */
+	struct sb_shape shape;
+	unsigned *wire;           /* shape column -> column of the tuple */
+	unsigned *key;            /* key columns of the shape, in order */
+	unsigned n_key;
+};
+
+struct pgsrc_type {               /* one configured table */
+	const struct agent_table *conf;
+	struct pgsrc_table table;
+	bool active;              /* was fine at the last look: its changes are sent */
+	bool unusable;            /* the stream's relation is not: a private column cannot be told apart, or no key; rows are skipped */
+	uint64_t unusable_lsn;    /* when the stream is past it, what the catalog says counts again */
+	char stream[SB_TYPE_MAX + 16];
+	struct sb_batch *batch;   /* NULL: none open */
+	uint32_t batch_oid;       /* relation whose shape the open batch has */
+	uint64_t opened;          /* order of opening */
+	struct sb_position from;  /* where the next record begins */
+	uint64_t withheld;
+};
+
+struct pgsrc_type_name { uint32_t oid; int32_t typmod; char *name; };
+
+struct pgsrc {
+	struct agent *a;
+	const struct agent_pg_source *set;
+	struct sb_lane *lane;
+	struct sb_db *db;
+	struct sb_pg *pg;
+	struct sb_pgrepl *repl;
+	struct agent_publisher *pub;
+	struct pgoutput *decoder;
+	struct pgsrc_type *type;
+	size_t n_types;
+	struct pgsrc_relation *relation;
+	size_t n_relations;
+	struct pgsrc_type_name *type_name;
+	size_t n_type_names;
+	struct sb_batch *spare[PGSRC_BATCHES_OPEN];
+	unsigned n_spare, n_open;
+	uint64_t openings;
+	int64_t open_since_ms;    /* of the oldest open batch */
+	uint64_t incarnation;
+	/* place in the stream */
+	bool in_tx;
+	uint64_t commit_lsn;      /* of the open transaction; before the first: where the session began */
+	uint32_t seq;             /* of the next change; 1 is the first: 0 belongs to snapshot rows */
+	uint64_t done_lsn;        /* end of the last whole transaction */
+	uint64_t received;
+	int64_t commit_ms;        /* when the last transaction was committed there */
+	/* what was told */
+	uint64_t saved_lsn;       /* stored as acknowledged; what the server may forget */
+	uint64_t rows, withheld, sent;
+	uint64_t sent_at_save;
+	int64_t save_ms, status_ms, catalog_ms, guard_ms, board_ms, status_every_ms;
+	char guard[33];           /* fingerprint of the published tables' identities */
+	uint64_t server_lsn;
+	char slot_state[24];
+	bool full;
+	struct sb_cell cell[SB_COLUMNS_MAX], old_key[SB_COLUMNS_MAX];
+};
+
+int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *err) SB_MUSTCHECK;
+struct pgsrc_relation *pgsrc_relation_find(struct pgsrc *s, uint32_t oid);
+void pgsrc_relations_release(struct pgsrc *s);
+
+/** One message of the stream. May wait for the broker. */
+int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err) SB_MUSTCHECK;
+/** Sends the open batch of a type; it covers everything before `to`. */
+int pgsrc_batch_close(struct pgsrc *s, struct pgsrc_type *t, struct sb_position to, struct sb_error *err) SB_MUSTCHECK;
+/** At the end of a transaction: sends all open batches and marks the position. */
+int pgsrc_batches_close(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
+/** A row of an unusable relation came while the type is active. */
+int pgsrc_relation_skips(struct pgsrc *s, struct pgsrc_relation *rel, struct sb_error *err) SB_MUSTCHECK;
+/** The present place, in the middle of a transaction or between two. */
+struct sb_position pgsrc_here(const struct pgsrc *s);
+/** For both lanes: why a row was withheld, without a value of it. */
+void pgsrc_log_withheld(const struct sb_shape *shape, const struct sb_change *c, const struct sb_error *why);
+
+/* ---- pg_publication.c, pg_session.c ---- */
+
+/** Makes the publication what the types need; sets their refusal and `listed`. ret_made: it was not there. */
+int pgsrc_publication(struct pgsrc *s, bool *ret_made, struct sb_error *err) SB_MUSTCHECK;
+/** Everything up to the first message: checks, publication, slot, incarnation, session, start. */
+int pgsrc_session_open(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
+/** Looks at the catalog again: DDL, tables that were mended or broken, the slot's state. */
+int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
+
+/** Looks whether the identity of a published table changed: then its updates may fail until the publication follows. */
+int pgsrc_guard(struct pgsrc *s, bool *ret_changed, struct sb_error *err) SB_MUSTCHECK;
+
+/* ---- pg_state.c ---- */
+
+struct pgsrc_state { bool known; char system_id[32], timeline[12], slot[64]; uint64_t incarnation, acked_lsn; };
+int pgsrc_state_load(struct sb_db *db, const char *source, struct pgsrc_state *ret, struct sb_error *err) SB_MUSTCHECK;
+/** A new life of the source: stored, positions forgotten, all active types wanted; one transaction. */
+int pgsrc_state_new_life(struct pgsrc *s, const struct pgsrc_state *st, const char *reason, struct sb_error *err) SB_MUSTCHECK;
+/** False when the source had three new lives within the hour: another must wait. */
+int pgsrc_state_may_renew(struct sb_db *db, const char *source, bool *ret, struct sb_error *err) SB_MUSTCHECK;
+/** Stores the acknowledged position of the source and of its types. */
+int pgsrc_state_save(struct pgsrc *s, uint64_t lsn, struct sb_error *err) SB_MUSTCHECK;
+/** The slot cannot be used any more: the next session begins a new life. */
+int pgsrc_state_slot_gone(struct sb_db *db, const char *source, struct sb_error *err) SB_MUSTCHECK;
+/** Where a type's next record begins after a restart at lsn. */
+int pgsrc_state_position(struct sb_db *db, const char *source, const char *type, uint64_t lsn, struct sb_position *ret, struct sb_error *err) SB_MUSTCHECK;
+/** Brings the snapshot table in line with the catalog: new, changed, mended, refused and removed types. ret_wanted: something to do. */
+int pgsrc_state_types(struct pgsrc *s, bool *ret_wanted, struct sb_error *err) SB_MUSTCHECK;
+
+/* ---- pg_board.c ---- */
+
+void pgsrc_board(struct pgsrc *s, const char *state);
+void pgsrc_board_progress(struct agent *a, const char *source, const char *progress);
+
+/* ---- source_pg.c ---- */
+
+/** Waits until the publisher has room, keeping the server content meanwhile. SB_ESHUTDOWN when the lane is to stop. */
+int pgsrc_wait_room(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
+
+#endif

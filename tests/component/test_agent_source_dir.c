@@ -1,0 +1,264 @@
+/* The directory source against an in-process broker: new, changed, deleted, torn and broken files, restarts, orders to send everything again. */
+#include <jansson.h>
+#include <unistd.h>
+
+#include "entity_model.h"
+#include "source.h"
+#include "stagebridge/file.h"
+#include "stagebridge/log.h"
+
+struct rig {
+	struct fix fix;
+	struct sb_mock_broker *broker;
+	struct sb_consumer *consumer;
+	struct agent_dir_source source;
+	struct agent_dir_lane lane;
+	char dir[TEST_PATH_MAX];
+	struct model m;
+	const char *want;             /* what the model must hold, as JSON */
+};
+
+static void start(struct rig *g)
+{
+	struct sb_error err = SB_ERROR_INIT;
+
+	fix_ok(sb_lanes_new(&g->fix.a.lanes, &err), err);
+	fix_ok(sb_lanes_start(g->fix.a.lanes, "source/files", agent_dir_source_lane, &g->lane, &err), err);
+}
+
+static void stop(struct rig *g)
+{
+	sb_lanes_free(g->fix.a.lanes);
+	g->fix.a.lanes = NULL;
+}
+
+static void rig_make(struct rig *g, int format, const char *key)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_db *db = NULL;
+
+	memset(g, 0, sizeof(*g));
+	sb_log_init("agent", "train", getenv("SB_TEST_LOG") ? SB_DEBUG : SB_ERROR, false);
+	fix_init(&g->fix);
+	const char *topic = g->fix.a.topic_up[SB_ENTITY];
+	fix_ok(sb_mock_broker_new(&g->broker, &topic, 1, &err), err);
+	g->fix.a.kafka = (struct sb_kafka_conf){ .servers = sb_mock_broker_servers(g->broker), .client_id = "test", .fetch_wait_ms = 10 };
+	fix_ok(sb_consumer_new(&g->consumer, &g->fix.a.kafka, &err), err);
+	fix_ok(sb_consumer_assign(g->consumer, &(struct sb_assignment){ .topic = topic, .offset = SB_OFFSET_BEGINNING }, 1, &err), err);
+	fix_ok(agent_state_open(&db, &g->fix.a, &err), err); /* made before the lane opens it, as the agent does at its start */
+	sb_db_close(db);
+	model_init(&g->m);
+	test_path(g->dir, "folder");
+	fix_ok(sb_dir_make(g->dir, 0700, &err), err);
+	g->source = (struct agent_dir_source){ .name = sb_strdup("files"), .type = sb_strdup("note"), .path = g->dir, .format = format, .key = sb_strdup(key),
+		.poll_ms = 20 };
+	g->lane = (struct agent_dir_lane){ .agent = &g->fix.a, .source = &g->source };
+}
+
+static void rig_free(struct rig *g)
+{
+	stop(g);
+	sb_consumer_free(g->consumer);
+	sb_mock_broker_free(g->broker);
+	model_release(&g->m);
+	free(g->source.name);
+	free(g->source.type);
+	free(g->source.key);
+	fix_release(&g->fix);
+}
+
+static void put(struct rig *g, const char *name, const char *text)
+{
+	char path[TEST_PATH_MAX + 64];
+
+	(void)snprintf(path, sizeof(path), "%s/%s", g->dir, name);
+	test_write(path, text, 0600);
+}
+
+static void drop(struct rig *g, const char *name)
+{
+	char path[TEST_PATH_MAX + 64];
+
+	(void)snprintf(path, sizeof(path), "%s/%s", g->dir, name);
+	ck_assert_int_eq(unlink(path), 0);
+}
+
+static bool holds(struct rig *g)
+{
+	(void)model_pull(&g->m, g->fix.keys.keyring, g->consumer); /* looked at below */
+	json_t *want = json_loads(g->want, 0, NULL), *rows = model_rows(&g->m, "note");
+	ck_assert_ptr_nonnull(want);
+	bool same = json_equal(want, rows);
+	json_decref(want);
+	json_decref(rows);
+	return same;
+}
+
+static bool becomes(struct rig *g, const char *want)
+{
+	g->want = want;
+	return wait_until(holds(g), 10000);
+}
+
+static bool state_is(struct rig *g, const char *state)
+{
+	pthread_mutex_lock(&g->fix.a.board.lock);
+	bool is = g->fix.a.board.n_sources > 0 && strcmp(g->fix.a.board.source[0].state, state) == 0;
+	pthread_mutex_unlock(&g->fix.a.board.lock);
+	return is;
+}
+
+static bool snapshots_are(struct rig *g, unsigned n)
+{
+	(void)model_pull(&g->m, g->fix.keys.keyring, g->consumer); /* counted below */
+	return g->m.ended >= n;
+}
+
+START_TEST(documents)
+{
+	struct rig g;
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	put(&g, "a.json", "{\"n\": 1.10}\n");
+	put(&g, "b.json", "[1, 2]");
+	put(&g, ".hidden.json", "{}");
+	put(&g, "c.txt", "no");
+	start(&g);
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"{\\\"n\\\": 1.10}\"], \"b|\": [\"b\", \"[1, 2]\"]}"));
+	ck_assert_uint_eq(g.m.begun, 1);
+	put(&g, "b.json", "{\"changed\":true}");
+	put(&g, "d.json", "null");
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"{\\\"n\\\": 1.10}\"], \"b|\": [\"b\", \"{\\\"changed\\\":true}\"], \"d|\": [\"d\", \"null\"]}"));
+	drop(&g, "a.json");
+	drop(&g, "b.json");
+	ck_assert(becomes(&g, "{\"d|\": [\"d\", \"null\"]}"));
+	ck_assert_uint_eq(g.m.changes['d'], 2);
+	ck_assert_uint_eq(g.m.changes['s'], 2);
+	rig_free(&g);
+}
+END_TEST
+
+/* What is not whole or not valid is not published, does not stop the others, and does not make its documents look deleted. */
+START_TEST(broken_files)
+{
+	struct rig g;
+
+	rig_make(&g, AGENT_DIR_JSONL, "id");
+	put(&g, "one.jsonl", "{\"id\":1,\"v\":\"a\"}\n\n{\"id\":\"x\",\"v\":\"b\"}\n");
+	put(&g, "two.jsonl", "{\"id\":2}\n");
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"{\\\"id\\\":1,\\\"v\\\":\\\"a\\\"}\"], \"x|\": [\"x\", \"{\\\"id\\\":\\\"x\\\",\\\"v\\\":\\\"b\\\"}\"], \"2|\": [\"2\", \"{\\\"id\\\":2}\"]}"));
+	put(&g, "one.jsonl", "{\"id\":1,\"v\":\"new\"}\n{\"id\":\"x\",\"v\":");
+	put(&g, "two.jsonl", "{\"id\":2,\"v\":2}\n");
+	put(&g, "three.jsonl", "{\"id\":2,\"v\":\"of another file\"}\n{\"id\":3}\n");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"{\\\"id\\\":1,\\\"v\\\":\\\"a\\\"}\"], \"x|\": [\"x\", \"{\\\"id\\\":\\\"x\\\",\\\"v\\\":\\\"b\\\"}\"], \"2|\": [\"2\", \"{\\\"id\\\":2,\\\"v\\\":2}\"],"
+		" \"3|\": [\"3\", \"{\\\"id\\\":3}\"]}"));
+	ck_assert(wait_until(state_is(&g, "invalid file"), 5000));
+	/* the key moves when its first holder lets it go */
+	drop(&g, "two.jsonl");
+	put(&g, "one.jsonl", "{\"id\":1}");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"{\\\"id\\\":1}\"], \"2|\": [\"2\", \"{\\\"id\\\":2,\\\"v\\\":\\\"of another file\\\"}\"], \"3|\": [\"3\", \"{\\\"id\\\":3}\"]}"));
+	ck_assert(wait_until(state_is(&g, "watching"), 5000));
+	rig_free(&g);
+}
+END_TEST
+
+START_TEST(tables)
+{
+	struct rig g;
+
+	rig_make(&g, AGENT_DIR_CSV, "id");
+	put(&g, "a.csv", "id,name\n1,\"x, y\"\n2,\n");
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"x, y\"], \"2|\": [\"2\", \"\"]}"));
+	put(&g, "b.csv", "place,id\nhere,3\n");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"x, y\"], \"2|\": [\"2\", \"\"], \"3|\": [\"3\", null, \"here\"]}"));
+	put(&g, "a.csv", "id,name\n1,z\n");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"z\", null], \"3|\": [\"3\", null, \"here\"]}"));
+	rig_free(&g);
+}
+END_TEST
+
+/* Files change while nobody looks, and everything is asked for again: the model converges, positions have no gap. */
+START_TEST(restarts_and_resync)
+{
+	struct rig g;
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_db *db = NULL;
+	char name[32], text[64];
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	start(&g);
+	put(&g, "a.json", "1");
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"]}"));
+	for (int i = 0; i < 5; i++) {
+		for (int k = 0; k < 20; k++) {
+			(void)snprintf(name, sizeof(name), "f%d.json", k);
+			(void)snprintf(text, sizeof(text), "%d", i * 100 + k);
+			put(&g, name, text);
+		}
+		(void)model_pull(&g.m, g.fix.keys.keyring, g.consumer); /* some, or none yet */
+		stop(&g);
+		(void)snprintf(name, sizeof(name), "f%d.json", i);
+		drop(&g, name);
+		start(&g);
+	}
+	for (int k = 0; k < 20; k++) {
+		(void)snprintf(name, sizeof(name), "f%d.json", k);
+		put(&g, name, "0");
+		drop(&g, name);
+	}
+	put(&g, "z.json", "26");
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"], \"z|\": [\"z\", \"26\"]}"));
+	ck_assert_uint_eq(g.m.begun, 1);
+	fix_ok(agent_state_open(&db, &g.fix.a, &err), err);
+	fix_ok(sb_db_run(db, NULL, &err, "UPDATE snapshot SET state = 'wanted', reason = 'resync'", ""), err);
+	json_object_clear(g.m.type); /* the receiver lost everything */
+	sb_lanes_wake(g.fix.a.lanes, "source/*");
+	ck_assert(wait_until(snapshots_are(&g, 2), 10000));
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"], \"z|\": [\"z\", \"26\"]}"));
+	sb_db_close(db);
+	rig_free(&g);
+}
+END_TEST
+
+/* The folder is not there: nothing is deleted, and when it is back all goes on. */
+START_TEST(folder_away)
+{
+	struct rig g;
+	char away[TEST_PATH_MAX];
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	put(&g, "a.json", "1");
+	start(&g);
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"]}"));
+	test_path(away, "away");
+	ck_assert_int_eq(rename(g.dir, away), 0);
+	ck_assert(wait_until(state_is(&g, "down"), 5000));
+	ck_assert(holds(&g));
+	ck_assert_int_eq(rename(away, g.dir), 0);
+	put(&g, "b.json", "2");
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"], \"b|\": [\"b\", \"2\"]}"));
+	rig_free(&g);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("agent_source_dir");
+	TCase *t = tcase_create("dir");
+
+	tcase_set_timeout(t, 60);
+	tcase_add_test(t, documents);
+	tcase_add_test(t, broken_files);
+	tcase_add_test(t, tables);
+	tcase_add_test(t, restarts_and_resync);
+	tcase_add_test(t, folder_away);
+	suite_add_tcase(s, t);
+	return s;
+}
+
+int main(void)
+{
+	return test_run(suite());
+}
