@@ -106,7 +106,7 @@ int hub_git_announce(struct hub_git *g, struct hub_git_origin *o, struct sb_erro
 	if (r != 0)
 		return r < 0 ? r : 0;
 	/* stage heads are on main or near it: the pack of main brings what they need, a record commit comes with the next one */
-	r = hub_transfer_pack(g->w, g->pg, stage, origin, tip, &t, err);
+	r = hub_transfer_pack(g->w, g->pg, "git", stage, origin, tip, &t, err);
 	if (r == 0)
 		r = commit_news(g, stage, origin, digest, map, body, &t, err);
 	hub_transfer_release(g->w, &t, r != 0);

@@ -11,7 +11,7 @@
 #include "store/store.h"
 
 #define WALK_MAX 1000
-#define DEFER_MAX 5
+#define DEFER_MAX 30
 
 static void digest(char out[65], const struct sb_refs *refs)
 {
@@ -305,7 +305,7 @@ int hub_git_discover(struct hub_git *g, struct hub_git_origin *o, struct sb_erro
 		r = stages_moved(g, repo, o, err);
 	if (r == 1) { /* nothing is marked as seen */
 		sb_repo_close(repo);
-		return 0;
+		return HUB_GIT_DEFERRED;
 	}
 	if (r >= 0)
 		r = store_branches(g, o, err);

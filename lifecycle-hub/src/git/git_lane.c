@@ -10,6 +10,7 @@
 
 #define BACKOFF_CAP_MS 60000
 #define DEFERRED_MS 500
+#define FOREIGN_LOCK_MS 60000
 
 int hub_git_begin(struct hub_git *g, struct sb_error *err)
 {
@@ -69,6 +70,8 @@ static int visit(struct hub_git *g, struct hub_git_origin *o, struct sb_error *e
 		r = hub_git_pulls(g, o, err);
 	if (r >= 0)
 		r = hub_git_discover(g, o, err);
+	if (r == HUB_GIT_DEFERRED)
+		return 0;
 	if (r >= 0)
 		r = hub_git_stages(g, o, err);
 	if (r >= 0)
@@ -107,6 +110,28 @@ static int poll_origins(struct hub_git *g, bool due_only, struct sb_error *err)
 	return 0;
 }
 
+/* What a killed predecessor left in our repositories. This lane is their only writer; the bare forge's have others, so only old locks go. */
+static int sweep(struct hub_git *g, struct sb_error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < g->n_origins; i++) {
+		char path[1024], name[SB_TYPE_MAX + 8];
+
+		r = sb_format(name, sizeof(name), err, "%s.git", g->origin[i].set->name);
+		if (r == 0)
+			r = hub_path(path, sizeof(path), g->w, "repos", name, err);
+		if (r == 0)
+			r = sb_repo_sweep(path, 0, err);
+		if (r == 0 && g->w->set->forge.kind == HUB_FORGE_BARE) {
+			r = sb_format(path, sizeof(path), err, "%s/%s.git", g->w->set->forge.path, g->origin[i].set->repository);
+			if (r == 0)
+				r = sb_repo_sweep(path, FOREIGN_LOCK_MS, err);
+		}
+	}
+	return r;
+}
+
 static int open_git(struct hub_git *g, struct sb_error *err)
 {
 	const struct hub_tenant *t = g->w->set;
@@ -125,7 +150,7 @@ static int open_git(struct hub_git *g, struct sb_error *err)
 		return sb_fail_nomem(err);
 	for (size_t i = 0; i < g->n_origins; i++)
 		g->origin[i].set = &set[i];
-	return 0;
+	return sweep(g, err);
 }
 
 static void close_git(struct hub_git *g)

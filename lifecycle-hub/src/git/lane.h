@@ -28,7 +28,9 @@ struct hub_git {
 
 int hub_git_begin(struct hub_git *g, struct sb_error *err) SB_MUSTCHECK;  /* begin + fence */
 
-/** Reads the forge's branches; fetches what is new; artifacts, branches and merges by people become rows. 1: something changed. */
+#define HUB_GIT_DEFERRED 2
+/** Reads the forge's branches; fetches what is new; artifacts, branches and merges by people become rows. 1: something changed; HUB_GIT_DEFERRED: a
+ * stage's branch was moved by somebody whose name is not known yet: it is looked at again soon, and must not be moved by us before. */
 int hub_git_discover(struct hub_git *g, struct hub_git_origin *o, struct sb_error *err) SB_MUSTCHECK;
 /** Pull requests of the forge into lifecycle.pull_request; fates of pushes back to their stages. */
 int hub_git_pulls(struct hub_git *g, struct hub_git_origin *o, struct sb_error *err) SB_MUSTCHECK;

@@ -76,6 +76,16 @@ static int open_pull(struct hub_git *g, struct hub_git_origin *o, const char *pa
 	return r;
 }
 
+/* Best effort: what is left behind by a kill is small and named by its transfer. */
+static void drop_spool(const struct hub_git *g, const char *transfer)
+{
+	char spool[1024], name[SB_ID_LEN + 8];
+	struct sb_error ignored = SB_ERROR_INIT;
+
+	if (*transfer && sb_format(name, sizeof(name), &ignored, "%s.in", transfer) == 0 && hub_path(spool, sizeof(spool), g->w, "spool", name, &ignored) == 0)
+		(void)unlink(spool);
+}
+
 static int tell(struct hub_git *g, const struct push *p, const char *state, const struct hub_pull *pull, const char *reason, struct sb_error *err)
 {
 	char number[16];
@@ -99,6 +109,7 @@ static int tell(struct hub_git *g, const struct push *p, const char *state, cons
 	if (r < 0)
 		return r;
 	sb_log(SB_INFO, "push_handled", "push=%s origin=%s user=%s state=%s number=%d", p->id, p->origin, p->pusher, state, pull->number);
+	drop_spool(g, p->transfer);
 	hub_wake(g->w, "courier");
 	return 0;
 }

@@ -67,7 +67,8 @@ static int seal(struct hub_world *w, struct hub_transfer *t, const char *stage, 
 	return r;
 }
 
-int hub_transfer_pack(struct hub_world *w, struct sb_pg *pg, const char *stage, const char *origin, const char *commit, struct hub_transfer *ret, struct sb_error *err)
+int hub_transfer_pack(struct hub_world *w, struct sb_pg *pg, const char *lane, const char *stage, const char *origin, const char *commit, struct hub_transfer *ret,
+	struct sb_error *err)
 {
 	sb_cleanup(sb_pg_freep) struct sb_pg_result *has = NULL;
 	const char *want[] = { commit }, **have = NULL;
@@ -87,7 +88,7 @@ int hub_transfer_pack(struct hub_world *w, struct sb_pg *pg, const char *stage, 
 	}
 	for (int i = 0; i < sb_pg_rows(has); i++)
 		have[i] = sb_pg_get(has, i, 0);
-	r = sb_format(pack, sizeof(pack), err, "%s/%s-%.12s.pack", path, stage, commit);
+	r = sb_format(pack, sizeof(pack), err, "%s/%s-%s-%.12s.pack", path, lane, stage, commit);
 	if (r == 0)
 		r = sb_repo_pack(repo, want, 1, have, (size_t)sb_pg_rows(has), pack, &stats, err);
 	if (r == SB_ESTATE) {

@@ -12,8 +12,10 @@ struct hub_transfer { char id[SB_ID_LEN + 1]; struct sb_manifest manifest; char 
 /** The hub's own repository of an origin: <state_dir>/<tenant>/repos/<origin>.git; made when missing. */
 int hub_repo_open(struct sb_repo **ret, char path[1024], const struct hub_world *w, const char *origin, struct sb_error *err) SB_MUSTCHECK;
 
-/** Packs commit and its history without what the stage was sent before (deployed or announced). No effect on the database. */
-int hub_transfer_pack(struct hub_world *w, struct sb_pg *pg, const char *stage, const char *origin, const char *commit, struct hub_transfer *ret, struct sb_error *err) SB_MUSTCHECK;
+/** Packs commit and its history without what the stage was sent before (deployed or announced). No effect on the database. lane: who makes it; two lanes
+ * may want the same pack at the same time, and each writes a file of its own. */
+int hub_transfer_pack(struct hub_world *w, struct sb_pg *pg, const char *lane, const char *stage, const char *origin, const char *commit, struct hub_transfer *ret,
+	struct sb_error *err) SB_MUSTCHECK;
 /** Writes the row (state offered) for the courier, inside the caller's transaction. Nothing for id "". */
 int hub_transfer_register(struct hub_world *w, struct sb_pg *pg, const struct hub_transfer *t, struct sb_error *err) SB_MUSTCHECK;
 /** Frees; drop: removes the spool file too, when the row was not committed. */

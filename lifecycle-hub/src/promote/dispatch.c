@@ -132,7 +132,7 @@ static int dispatch(struct hub_engine *e, const char *id, struct sb_error *err)
 	if (r == 0)
 		r = load_cargo(e->pg, &p, &c, err);
 	if (r == 0) {
-		r = hub_transfer_pack(e->w, e->pg, p.stage, p.origin, c.commit, &t, &why);
+		r = hub_transfer_pack(e->w, e->pg, "engine", p.stage, p.origin, c.commit, &t, &why);
 		if (r < 0 && why.retriable)
 			*err = why;
 		else if (r < 0)
