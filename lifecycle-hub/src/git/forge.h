@@ -27,6 +27,8 @@ struct hub_forge_api {
 	int (*pull_open)(void *forge, const char *repository, const char *head, const char *base, const char *title, const char *body, const char *author, struct hub_pull *ret, struct sb_error *err);
 	/** Pull requests changed since the last call with this object (all at the first), open ones always. */
 	int (*pulls)(void *forge, const char *repository, struct hub_pulls *ret, struct sb_error *err);
+	/** One pull request in full (lists may leave out who merged it); NULL when lists say all. */
+	int (*pull_get)(void *forge, const char *repository, int number, struct hub_pull *ret, struct sb_error *err);
 	/** Merges with the expected head: SB_ECONFLICT when it moved. Bare: fast-forward or merge commit; author is who asked. */
 	int (*pull_merge)(void *forge, const char *repository, int number, const char *head_oid, const char *who, char merge_oid[SB_OID_LEN + 1], struct sb_error *err);
 	int (*pull_close)(void *forge, const char *repository, int number, const char *comment, struct sb_error *err);

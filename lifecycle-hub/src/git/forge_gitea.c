@@ -262,6 +262,18 @@ static int gitea_pulls(void *forge, const char *repository, struct hub_pulls *re
 	return r;
 }
 
+static int gitea_pull_get(void *forge, const char *repository, int number, struct hub_pull *ret, struct sb_error *err)
+{
+	struct gitea *g = forge;
+	sb_cleanup(sb_freep) char *path = sb_asprintf("/repos/%s/%s/pulls/%d", g->set->owner, repository, number);
+	json_auto_t *one = NULL;
+
+	int r = path ? call(g, "GET", path, NULL, &one, err) : sb_fail_nomem(err);
+	if (r == 0)
+		read_pull(ret, one);
+	return r;
+}
+
 static int gitea_pull_merge(void *forge, const char *repository, int number, const char *head_oid, const char *who, char merge_oid[SB_OID_LEN + 1], struct sb_error *err)
 {
 	(void)forge;
@@ -307,7 +319,7 @@ static void gitea_free(void *forge)
 
 int hub_forge_gitea_new(void **ret, const struct hub_forge_api **ret_api, struct hub_world *w, struct sb_error *err)
 {
-	static const struct hub_forge_api api = { .name = "gitea", .provision = gitea_provision, .remote = gitea_remote, .pull_open = gitea_pull_open, .pulls = gitea_pulls, .pull_merge = gitea_pull_merge,
+	static const struct hub_forge_api api = { .name = "gitea", .provision = gitea_provision, .remote = gitea_remote, .pull_open = gitea_pull_open, .pulls = gitea_pulls, .pull_get = gitea_pull_get, .pull_merge = gitea_pull_merge,
 		.pull_close = gitea_pull_close, .status = gitea_status, .free = gitea_free };
 	struct gitea *g = calloc(1, sizeof(*g));
 	sb_cleanup(sb_freep) char *token = NULL;

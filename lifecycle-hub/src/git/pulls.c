@@ -6,6 +6,8 @@
 #include "stagebridge/log.h"
 #include "store/store.h"
 
+#define ASK_MAX 20
+
 static int store(struct hub_git *g, const char *origin, const struct hub_pull *p, struct sb_error *err)
 {
 	char number[16];
@@ -18,7 +20,8 @@ static int store(struct hub_git *g, const char *origin, const struct hub_pull *p
 		/* the author of what was pushed from inside a stage is the person who pushed, not our account at the forge */
 		" coalesce((SELECT pusher FROM lifecycle.push WHERE origin = $1 AND number = $2::integer ORDER BY created_at LIMIT 1), $9), $10, $11, coalesce(nullif($12, '')::timestamptz, now()),"
 		" coalesce(nullif($13, '')::timestamptz, now())) ON CONFLICT (origin, number) DO UPDATE SET title = excluded.title, state = excluded.state, head = excluded.head, base = excluded.base,"
-		" head_oid = excluded.head_oid, merge_oid = excluded.merge_oid, author = excluded.author, merged_by = excluded.merged_by, url = excluded.url, updated_at = excluded.updated_at",
+		" head_oid = excluded.head_oid, merge_oid = excluded.merge_oid, author = excluded.author,"
+		" merged_by = CASE WHEN excluded.merged_by = '' THEN pull_request.merged_by ELSE excluded.merged_by END, url = excluded.url, updated_at = excluded.updated_at",
 		13, param, NULL, err);
 }
 
@@ -42,11 +45,44 @@ static int tell_fates(struct hub_git *g, const char *origin, struct sb_error *er
 	return r;
 }
 
+static int is_known(struct hub_git *g, const char *origin, int number, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	char digits[16];
+
+	(void)snprintf(digits, sizeof(digits), "%d", number);
+	const char *param[] = { origin, digits };
+	int r = sb_pg_exec(g->pg, "SELECT 1 FROM lifecycle.pull_request WHERE origin = $1 AND number = $2 AND merged_by <> ''", 2, param, &res, err);
+	return r < 0 ? r : sb_pg_rows(res) > 0;
+}
+
+/* Who merged is asked one by one, for the newest that we do not know it of. */
+static int complete(struct hub_git *g, const struct hub_git_origin *o, struct hub_pulls *pulls, struct sb_error *err)
+{
+	unsigned asked = 0;
+	int r = 0;
+
+	for (size_t i = 0; r >= 0 && g->api->pull_get && i < pulls->count && asked < ASK_MAX; i++) {
+		struct hub_pull *p = &pulls->item[i];
+
+		if (strcmp(p->state, "merged") != 0 || *p->merged_by)
+			continue;
+		r = is_known(g, o->set->name, p->number, err);
+		if (r == 0) {
+			r = g->api->pull_get(g->forge, o->set->repository, p->number, p, err);
+			asked++;
+		}
+	}
+	return r < 0 ? r : 0;
+}
+
 int hub_git_pulls(struct hub_git *g, struct hub_git_origin *o, struct sb_error *err)
 {
 	struct hub_pulls pulls = { .count = 0 };
 
 	int r = g->api->pulls(g->forge, o->set->repository, &pulls, err);
+	if (r == 0)
+		r = complete(g, o, &pulls, err);
 	if (r == 0)
 		r = hub_git_begin(g, err);
 	for (size_t i = 0; r == 0 && i < pulls.count; i++)

@@ -332,6 +332,21 @@ static int prune(struct intake *in, struct sb_error *err)
 		in->pg, "DELETE FROM lifecycle.quarantine WHERE stage = $1 AND at < now() - interval '90 days'", 1, param, NULL, err);
 }
 
+static int settings_changed(struct intake *in, struct sb_error *err)
+{
+	int r = sb_pg_begin(in->pg, err);
+
+	if (r == 0)
+		r = hub_fence(in->pg, sb_lane_name(in->lane), in->generation, err);
+	if (r == 0)
+		r = intake_owned_again(in, err);
+	if (r == 0)
+		r = batch_commit(in, sb_mono_us(), err);
+	if (r < 0)
+		sb_pg_rollback(in->pg);
+	return r;
+}
+
 int hub_intake_lane(struct sb_lane *lane, void *user, struct sb_error *err)
 {
 	const struct hub_stage_lane *what = user;
@@ -340,6 +355,8 @@ int hub_intake_lane(struct sb_lane *lane, void *user, struct sb_error *err)
 	int r = open_all(&in, err);
 	if (r == 0)
 		r = prune(&in, err);
+	if (r == 0)
+		r = settings_changed(&in, err);
 	if (r == 0) {
 		sb_lane_note(lane, "reading");
 		r = intake_run(&in, err);

@@ -74,6 +74,8 @@ int intake_flush(struct intake *in, struct sb_error *err) SB_MUSTCHECK;
 int intake_entity(struct intake *in, const struct sb_meta *meta, struct sb_error *err) SB_MUSTCHECK;
 /** resync.ordered for the type, at most one a minute unless it must be said again. */
 int intake_resync(struct intake *in, const char *type, const char *reason, bool again, struct sb_error *err) SB_MUSTCHECK;
+/** At the start: a resync of every type that was refused before and that the settings now give to this stage. Inside a transaction. */
+int intake_owned_again(struct intake *in, struct sb_error *err) SB_MUSTCHECK;
 
 /* intake.c */
 typedef int (*intake_fn)(void *user, struct sb_error *err);

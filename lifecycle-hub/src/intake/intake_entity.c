@@ -302,6 +302,53 @@ static int judge_order(struct entity_job *job, struct sb_error *err)
 	return r < 0 ? r : go(job, verdict, err);
 }
 
+/* What is refused for its type keeps its place in the stream: else the stage would count as behind for ever */
+static int keep_place(struct entity_job *job, struct sb_error *err)
+{
+	int r = intake_stream_get(job->in, job->meta->source, &job->stream, err);
+
+	if (r < 0)
+		return r;
+	switch (sb_stream_judge(job->stream->known ? &job->stream->in : NULL, job->meta)) {
+	case SB_APPLY:
+	case SB_NEW_SESSION:
+	case SB_GAP:
+		advance(job);
+		break;
+	case SB_DUPLICATE:
+	case SB_ZOMBIE:
+	case SB_EQUIVOCATION:
+		break;
+	}
+	return 0;
+}
+
+static int owned_again(struct intake *in, const char *type, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	const char *param[] = { in->stage->name, type };
+
+	int r = sb_pg_exec(in->pg,
+		"SELECT 1 FROM lifecycle.quarantine q WHERE q.stage = $1 AND q.type = $2 AND q.class = 'not-owned' AND NOT EXISTS (SELECT 1 FROM "
+		"lifecycle.entity_type t WHERE t.stage = q.stage AND t.type = q.type AND greatest(t.snapshot_at, t.resync_at) > q.at) LIMIT 1",
+		2, param, &res, err);
+	if (r < 0 || sb_pg_rows(res) == 0)
+		return r;
+	return intake_resync(in, type, "it was refused before and is owned now", false, err);
+}
+
+int intake_owned_again(struct intake *in, struct sb_error *err)
+{
+	const struct hub_type *type = in->w->set->types.item;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < in->w->set->types.count; i++) {
+		if (strcmp(type[i].owner, in->stage->name) == 0)
+			r = owned_again(in, type[i].type, err);
+	}
+	return r;
+}
+
 int intake_entity(struct intake *in, const struct sb_meta *meta, struct sb_error *err)
 {
 	struct entity_job job = { .in = in, .meta = meta };
@@ -312,6 +359,8 @@ int intake_entity(struct intake *in, const struct sb_meta *meta, struct sb_error
 		if (r == 0)
 			r = hub_audit(in->pg, in->stage->name, "ownership-violation", job.what.type, NULL, NULL,
 				"a change of a type that the stage does not own was refused", err);
+		if (r == 0)
+			r = keep_place(&job, err);
 		return r;
 	}
 	if (r == 0)
