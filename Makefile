@@ -131,9 +131,11 @@ $(BUILD)/tools/%: $(BUILD)/tests/tools/%.o $(LIB)
 	@echo "  LD      $@"
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
-# unit tests, fault loops and fuzz replay: under a minute, no servers
+# unit tests, fault loops and fuzz replay: under a minute, no servers; the vectors in another language; generated pages are up to date
 check: all $(UNIT) $(FUZZ)
-	@tests/support/run.sh unit $(UNIT) -- $(FUZZ)
+	@python3 tests/tools/check_vectors.py
+	@sh tests/support/docs.sh --check $(BUILD)
+	@tests/support/run.sh unit $(UNIT) $(FUZZ)
 
 # real servers below one library at a time: PostgreSQL, in-process brokers
 check-component: all $(COMPONENT)
@@ -145,12 +147,12 @@ test:
 
 # figures into build/bench/results.jsonl, page docs/benchmarks.md; ONLY=entities.latency for one
 bench: deps-quiet
-	@$(MAKE) --no-print-directory all
-	@python3 tests/bench/bench.py $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@SB_BUILD='$(abspath $(BUILD))' python3 tests/bench/bench.py $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 demo: deps-quiet
-	@$(MAKE) --no-print-directory all
-	@config/demo/demo.sh $(ARGS)
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@SB_BUILD='$(abspath $(BUILD))' config/demo/demo.sh $(ARGS)
 
 # packages by name; nothing is done when nothing is missing
 deps:

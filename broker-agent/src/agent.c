@@ -85,6 +85,11 @@ static int open_state(struct agent *a, struct sb_error *err)
 	struct sb_db *db = NULL;
 
 	int r = agent_state_open(&db, a, err);
+	if (r == 0) {
+		r = agent_state_keyring(db, sb_keyring_version(a->keyring), err);
+		if (r < 0)
+			r = sb_fail_prefix(err, "keys.keyring");
+	}
 	if (r == 0)
 		r = agent_state_session(db, "agent", (uint64_t)(sb_wall_ms() / 1000), &a->session, err);
 	sb_db_close(db);

@@ -5,8 +5,6 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-#include <sodium.h>
-
 #include "outbox.h"
 #include "stagebridge/clock.h"
 
@@ -56,37 +54,20 @@ static int heads_json(struct agent *a, struct sb_db *db, int64_t depth, json_t *
 	return r;
 }
 
-static int by_source_json(const void *a, const void *b)
-{
-	const json_t *const *x = a, *const *y = b;
-
-	return strcmp(json_string_value(json_object_get(*x, "source")), json_string_value(json_object_get(*y, "source")));
-}
-
-/* SPEC.md "Heartbeat": SHA-256 over one line "<source> <session> <sequence>" a stream, sorted by source. */
 static int heads_digest(const json_t *heads, char hex[65], struct sb_error *err)
 {
 	size_t n = json_array_size(heads);
-	sb_cleanup(sb_freep) const json_t **sorted = calloc(n + 1, sizeof(*sorted));
-	struct sb_buf lines;
-	uint8_t hash[32];
+	sb_cleanup(sb_freep) struct sb_head *head = calloc(n + 1, sizeof(*head));
 
-	if (!sorted)
+	if (!head)
 		return sb_fail_nomem(err);
-	for (size_t i = 0; i < n; i++)
-		sorted[i] = json_array_get(heads, i);
-	qsort(sorted, n, sizeof(*sorted), by_source_json);
-	sb_buf_init(&lines, (AGENT_HEADS_MAX + 1) * (SB_SOURCE_MAX + 48));
-	for (size_t i = 0; i < n; i++)
-		sb_buf_addf(&lines, "%s %" JSON_INTEGER_FORMAT " %" JSON_INTEGER_FORMAT "\n", json_string_value(json_object_get(sorted[i], "source")),
-			json_integer_value(json_object_get(sorted[i], "session")), json_integer_value(json_object_get(sorted[i], "sequence")));
-	int r = sb_buf_check(&lines, "heads", err);
-	if (r == 0) {
-		crypto_hash_sha256(hash, (const unsigned char *)lines.data, lines.len);
-		sb_hex(hex, hash, sizeof(hash));
+	for (size_t i = 0; i < n; i++) {
+		const json_t *h = json_array_get(heads, i);
+		head[i] = (struct sb_head){ json_string_value(json_object_get(h, "source")), (uint64_t)json_integer_value(json_object_get(h, "session")),
+			(uint64_t)json_integer_value(json_object_get(h, "sequence")) };
 	}
-	sb_buf_release(&lines);
-	return r;
+	sb_heads_digest(head, n, hex);
+	return 0;
 }
 
 static json_t *types_json(const char *list)

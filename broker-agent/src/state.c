@@ -2,6 +2,7 @@
  * every statement group that belongs together runs in one transaction of the caller. Nothing here keeps memory between calls. */
 #include "state.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "stagebridge/carrier.h"
@@ -159,6 +160,23 @@ int agent_state_session(struct sb_db *db, const char *name, uint64_t least, uint
 	if (r == 0)
 		*ret = session;
 	return r;
+}
+
+int agent_state_keyring(struct sb_db *db, uint64_t version, struct sb_error *err)
+{
+	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
+
+	int r = sb_db_query(db, &st, err, "SELECT value FROM meta WHERE key = 'keyring_version'", "");
+	if (r == 0)
+		r = sb_db_step(st, err);
+	if (r < 0)
+		return r;
+	uint64_t seen = r > 0 ? (uint64_t)sb_db_int(st, 0) : 0;
+	sb_db_done(SB_TAKE(st));
+	if (version < seen)
+		return sb_fail(err, SB_ECONFIG, "keyring has version %" PRIu64 ", but version %" PRIu64 " was in use here: put the newer one in place",
+			version, seen);
+	return sb_db_run(db, NULL, err, "INSERT OR REPLACE INTO meta(key, value) VALUES ('keyring_version', ?)", "i", (int64_t)version);
 }
 
 /* --- jobs --- */

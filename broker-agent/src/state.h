@@ -35,6 +35,9 @@ int agent_state_spool(char *out, size_t size, const struct agent *a, const char 
 /** A session for a stream that begins anew at every start: larger than any taken under this name before, at least `least`. */
 int agent_state_session(struct sb_db *db, const char *name, uint64_t least, uint64_t *ret, struct sb_error *err) SB_MUSTCHECK;
 
+/** Remembers the newest keyring that was in use. SB_ECONFIG for an older one: keys that were revoked since may be in it. */
+int agent_state_keyring(struct sb_db *db, uint64_t version, struct sb_error *err) SB_MUSTCHECK;
+
 /** Signs the event on the persistent stream "event" and puts its final bytes into the outbox: call inside the caller's transaction, then agent_wake_courier() after commit. */
 int agent_outbox_put(struct agent *a, struct sb_db *db, enum sb_event event, const char *key, const json_t *value, struct sb_error *err) SB_MUSTCHECK;
 void agent_wake_courier(struct agent *a);

@@ -21,7 +21,7 @@ static const struct cli_column artifact_columns[] = { { "ARTIFACT", "id", CLI_SH
 	{ "AUTHOR", "author", CLI_TEXT }, { "STAGES", "stages", CLI_LIST }, { "TITLE", "title", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column promotion_columns[] = { { "PROMOTION", "id", CLI_TEXT }, { "ORIGIN", "origin", CLI_TEXT }, { "ARTIFACT", "artifact", CLI_SHORT }, { "STAGE", "stage", CLI_TEXT },
 	{ "KIND", "kind", CLI_TEXT }, { "STATE", "state", CLI_TEXT }, { "AGE", "created_at", CLI_AGE }, { "BY", "requested_by", CLI_TEXT }, { "WAITS FOR", "waiting_for", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
-static const struct cli_column entity_columns[] = { { "STAGE", "stage", CLI_TEXT }, { "TYPE", "type", CLI_TEXT }, { "OWNER", "owner", CLI_TEXT }, { "ROWS", "rows", CLI_NUMBER }, { "SNAPSHOT", "snapshot_state", CLI_TEXT },
+static const struct cli_column entity_columns[] = { { "STAGE", "stage", CLI_TEXT }, { "TYPE", "type", CLI_TEXT }, { "OWNER", "owner", CLI_TEXT }, { "CHANGES", "rows", CLI_NUMBER }, { "SNAPSHOT", "snapshot_state", CLI_TEXT },
 	{ "LAST CHANGE", "last_change_at", CLI_AGE }, { "STATUS", "status", CLI_TEXT }, { "AS OF", "as_of", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column dataset_columns[] = { { "REQUEST", "id", CLI_TEXT }, { "DATASET", "dataset", CLI_TEXT }, { "FROM", "from_stage", CLI_TEXT }, { "TO", "to_stage", CLI_TEXT },
 	{ "STATE", "state", CLI_TEXT }, { "ROWS", "row_count", CLI_NUMBER }, { "AGE", "created_at", CLI_AGE }, { "BY", "requested_by", CLI_TEXT }, { "REASON", "reason", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };

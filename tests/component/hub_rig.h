@@ -1,5 +1,5 @@
 /* A hub's world for the component tests of its lanes: a database of its own in the test program's PostgreSQL, one in-process broker that
- * all stages share (starting one takes a second or two), fresh keys, and agents' hands to write records with. Header only; rig_open() in
+ * all stages share, fresh keys, and agents' hands to write records with. Header only; rig_open() in
  * the test, after Check's fork. Stages: dev, train, prod, explore. */
 #ifndef SB_TESTS_HUB_RIG_H
 #define SB_TESTS_HUB_RIG_H
@@ -56,7 +56,7 @@ static inline void rig_conf(struct rig *rig, struct sb_kafka_conf *ret)
 	*ret = (struct sb_kafka_conf){ .servers = sb_mock_broker_servers(rig->broker), .client_id = "rig", .fetch_wait_ms = 10 };
 }
 
-/* topics: "dev.up.entity" ..., NULL-terminated; few, because the in-process broker may take up to a second for each */
+/* topics: "dev.up.entity" ..., NULL-terminated */
 static inline void rig_broker(struct rig *rig, const char *const *topics)
 {
 	char name[32][SB_TOPIC_MAX];

@@ -141,6 +141,11 @@ static bool unpublished(struct rig *g)
 	return none;
 }
 
+static bool third_ended(struct rig *g)
+{
+	return g->m.ended >= 3;
+}
+
 static bool snapshots_done(struct rig *g)
 {
 	return g->m.ended >= g->source.tables.count;
@@ -379,7 +384,8 @@ START_TEST(large_transaction)
 	printf("stream: 100000 rows of one transaction acknowledged in %lld ms (%lld rows/s), peak memory +%ld KiB (broker included)\n", (long long)ms,
 		(long long)(100000000 / (ms ? ms : 1)), peak_kb() - before);
 	/* the in-process broker keeps what it was given: 8 MiB in flight, batches and decoder are what is ours */
-	ck_assert_int_lt(peak_kb() - before, 64 * 1024);
+	if (fault_available()) /* a sanitizer keeps freed memory */
+		ck_assert_int_lt(peak_kb() - before, 64 * 1024);
 	ck_assert(pull_until(&g, many_arrived, 30000));
 	char *count = ask(&g, "SELECT count(*) FROM app.item");
 	json_t *rows = model_rows(&g.m, "item");
@@ -505,15 +511,52 @@ START_TEST(ddl_brings_a_snapshot)
 	rig_start(&g);
 	ck_assert(pull_until(&g, snapshots_done, 20000));
 	rig_stop(&g);
-	unsigned before = g.m.ended;
 	sql(&g, "ALTER TABLE app.lot ADD COLUMN w int DEFAULT 7");
 	rig_start(&g);
 	ck_assert(pull_until(&g, lots_with_w, 20000));
-	ck_assert_uint_gt(g.m.ended, before);
+	ck_assert(pull_until(&g, third_ended, 10000));
 	/* without a default nothing changed: the next row brings the column */
 	sql(&g, "ALTER TABLE app.lot ADD COLUMN x text; UPDATE app.lot SET x = 'y', v = 2");
 	ck_assert(pull_until(&g, lots_with_x, 20000));
 	rig_free(&g);
+}
+END_TEST
+
+static bool kinds_equal(struct rig *g)
+{
+	return equal(g, "part", "SELECT json_object_agg(at || '|' || id || '|', json_build_array(at::text, id::text, v)) FROM app.part") &&
+		equal(g, "full", "SELECT json_object_agg(code || '|', json_build_array(code, mood::text, n::text)) FROM app.\"Full One\"");
+}
+
+/* A partitioned table is one type; REPLICA IDENTITY FULL goes with a declared key; generated columns are left out; types keep their names. */
+START_TEST(kinds_of_tables)
+{
+	struct rig g;
+	static char *key[] = { NULL };
+
+	rig_make(&g, "kinds");
+	key[0] = sb_strdup("code");
+	g.table[2] = (struct agent_table){ .table = sb_strdup("app.part"), .type = sb_strdup("part") };
+	g.table[3] = (struct agent_table){ .table = sb_strdup("app.\"Full One\""), .type = sb_strdup("full"), .key = { key, 1 } };
+	g.source.tables.count = 4;
+	sql(&g, "CREATE TABLE app.part (at int, id int, v text, PRIMARY KEY (at, id)) PARTITION BY RANGE (at);"
+		"CREATE TABLE app.part1 PARTITION OF app.part FOR VALUES FROM (0) TO (10); CREATE TABLE app.part2 PARTITION OF app.part FOR VALUES FROM (10) TO (20);"
+		"CREATE TYPE app.mood AS ENUM ('ok', 'bad');"
+		"CREATE TABLE app.\"Full One\" (code text NOT NULL UNIQUE, mood app.mood, n int, twice int GENERATED ALWAYS AS (n * 2) STORED);"
+		"ALTER TABLE app.\"Full One\" REPLICA IDENTITY FULL;"
+		"INSERT INTO app.part VALUES (1, 1, 'a'), (11, 1, 'b'); INSERT INTO app.\"Full One\" VALUES ('x', 'ok', 1), ('y', NULL, NULL)");
+	rig_start(&g);
+	ck_assert(pull_until(&g, snapshots_done, 20000));
+	ck_assert(kinds_equal(&g));
+	sql(&g, "UPDATE app.part SET v = 'c' WHERE at = 1; UPDATE app.part SET at = 12 WHERE at = 1; INSERT INTO app.part VALUES (5, 5, 'd')");
+	sql(&g, "UPDATE app.\"Full One\" SET code = 'z', mood = 'bad' WHERE code = 'x'; DELETE FROM app.\"Full One\" WHERE code = 'y'");
+	ck_assert(pull_until(&g, kinds_equal, 10000));
+	ck_assert_uint_eq(g.m.changes['k'], 1); /* a row that moves to another partition is deleted and inserted */
+	/* a partition that comes later belongs to it */
+	sql(&g, "CREATE TABLE app.part3 PARTITION OF app.part FOR VALUES FROM (20) TO (30); INSERT INTO app.part VALUES (21, 1, 'late')");
+	ck_assert(pull_until(&g, kinds_equal, 10000));
+	rig_free(&g);
+	free(key[0]);
 }
 END_TEST
 
@@ -548,6 +591,7 @@ static Suite *suite(void)
 	tcase_add_test(t, restarts_without_loss);
 	tcase_add_test(t, new_lives);
 	tcase_add_test(t, ddl_brings_a_snapshot);
+	tcase_add_test(t, kinds_of_tables);
 	tcase_add_test(t, row_too_large);
 	suite_add_tcase(s, t);
 	return s;

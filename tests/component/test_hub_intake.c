@@ -219,6 +219,29 @@ START_TEST(test_not_owned)
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM dev.experiment WHERE name LIKE 'mine-%'"), 4);
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.audit WHERE action = 'ownership-violation'"), 2);
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'train__%'"), 0);
+	/* what was refused is not missing: the stage is not behind for it */
+	rig_await(&rig, "SELECT count(*) FROM sb.stream WHERE source LIKE '%/train/agent/entity/%' AND sequence = 1", 2);
+}
+END_TEST
+
+/* Rows that were refused while the settings gave the type to nobody are asked for once they give it to the stage, once */
+START_TEST(test_owned_now)
+{
+	struct sb_stream_out so;
+
+	rig_ok(sb_pg_script(rig.pg,
+		"INSERT INTO lifecycle.quarantine (stage, topic, record_offset, class, reason, type) VALUES ('dev', 't', 1, 'not-owned', 'x', 'experiment'), "
+		"('dev', 't', 2, 'not-owned', 'x', 'card'), ('dev', 't', 3, 'malf', 'x', 'secret')",
+		err));
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	rig_await(&rig, RESYNCS, 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.entity_type WHERE type = 'experiment' AND resync_at IS NOT NULL"), 1);
+	rig_stop(&rig);
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	stream(&so, DEV, "entity/experiment", 1);
+	rig_entity(&rig, DEV, &so, &(struct rig_batch){ "experiment", 1, 1, 5, "mine", 0, NULL });
+	rig_await(&rig, EXPERIMENTS, 4);
+	ck_assert_int_eq(rig_i64(&rig, RESYNCS), 1);
 }
 END_TEST
 
@@ -353,12 +376,24 @@ START_TEST(test_heartbeat)
 		"{\"agent_version\":\"1.2\",\"session\":7,\"started_at\":\"2026-01-01T00:00:00.000Z\"}");
 	stream(&so, DEV, "entity/experiment", 7);
 	stream(&beat, DEV, "heartbeat", 7);
-	const char *body =
+	struct sb_head head = { "stagebridge://acme/dev/agent/entity/experiment", 7, 1 };
+	char digest[65];
+	static const char form[] =
 		"{\"agent_version\":\"1.2\",\"session\":7,\"interval_ms\":10000,\"outbox_depth\":3,"
-		"\"heads\":[{\"source\":\"stagebridge://acme/dev/agent/entity/experiment\",\"session\":7,\"sequence\":1}],\"digest\":\"\","
+		"\"heads\":[{\"source\":\"stagebridge://acme/dev/agent/entity/experiment\",\"session\":7,\"sequence\":1}],\"digest\":\"%s\","
 		"\"sources\":[{\"name\":\"app\",\"lag_bytes\":10,\"lag_ms\":20},{\"name\":\"b\",\"lag_bytes\":5,\"lag_ms\":70}],\"as_of\":"
 		"\"0/1388\","
 		"\"occupancy\":[],\"lanes_ok\":true,\"disk_free_bytes\":1000}";
+	sb_heads_digest(&head, 1, digest);
+	sb_cleanup(sb_freep) char *body = sb_asprintf(form, digest);
+	ck_assert_ptr_nonnull(body);
+	digest[0] = digest[0] == '0' ? '1' : '0';
+	sb_cleanup(sb_freep) char *wrong = sb_asprintf(form, digest);
+	ck_assert_ptr_nonnull(wrong);
+	/* heads that are not those of the digest are not believed, and say nothing of the stage */
+	rig_event(&rig, DEV, &beat, SB_EV_HEARTBEAT_SENT, wrong);
+	rig_await(&rig, QUARANTINED("malf"), 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.stage WHERE name = 'dev' AND heartbeat_at IS NULL"), 1);
 	rig_event(&rig, DEV, &beat, SB_EV_HEARTBEAT_SENT, body);
 	rig_await(&rig,
 		"SELECT count(*) FROM lifecycle.stages WHERE stage = 'dev' AND status = 'LIVE' AND agent_version = '1.2' AND behind AND "
@@ -372,6 +407,7 @@ START_TEST(test_heartbeat)
 		1);
 	rig_run(&rig, "UPDATE lifecycle.stage SET heartbeat_expires = now() - interval '1 s' WHERE name = 'dev'");
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.freshness WHERE stage = 'dev' AND status = 'STALE'"), 2);
+	ck_assert_int_eq(rig_i64(&rig, QUARANTINED("malf")), 1);
 }
 END_TEST
 
@@ -528,6 +564,7 @@ int main(void)
 	tcase_add_test(tc, test_broken_snapshot_does_not_sweep);
 	tcase_add_test(tc, test_zombie_and_equivocation);
 	tcase_add_test(tc, test_not_owned);
+	tcase_add_test(tc, test_owned_now);
 	tcase_add_test(tc, test_disguised_type);
 	tcase_add_test(tc, test_forged);
 	tcase_add_test(tc, test_poison_row);

@@ -37,6 +37,23 @@ START_TEST(test_migrate_again)
 }
 END_TEST
 
+/* A keyring may be followed by a newer one alone */
+START_TEST(test_older_keyring)
+{
+	struct sb_error why = SB_ERROR_INIT;
+	int64_t version = (int64_t)sb_keyring_version(rig.w->keyring);
+
+	ck_assert_int_eq(rig_i64(&rig, "SELECT value::bigint FROM sb.meta WHERE key = 'keyring_version'"), version);
+	rig_run(&rig, "UPDATE sb.meta SET value = '0' WHERE key = 'keyring_version'");
+	rig_ok(hub_store_migrate(rig.w, err));
+	ck_assert_int_eq(rig_i64(&rig, "SELECT value::bigint FROM sb.meta WHERE key = 'keyring_version'"), version);
+	rig_run(&rig, "UPDATE sb.meta SET value = '99' WHERE key = 'keyring_version'");
+	ck_assert_int_eq(hub_store_migrate(rig.w, &why), SB_ECONFIG);
+	ck_assert_ptr_nonnull(strstr(why.msg, "version 99 was in use"));
+	ck_assert_int_eq(rig_i64(&rig, "SELECT value::bigint FROM sb.meta WHERE key = 'keyring_version'"), 99);
+}
+END_TEST
+
 static void *migrate_thread(void *arg)
 {
 	int *rc = arg;
@@ -253,6 +270,7 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, test_migrate_again);
+	tcase_add_test(tc, test_older_keyring);
 	tcase_add_test(tc, test_migrate_at_once);
 	tcase_add_test(tc, test_fence);
 	tcase_add_test(tc, test_fence_waits_for_open_transaction);

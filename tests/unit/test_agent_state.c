@@ -210,6 +210,21 @@ START_TEST(test_sessions_rise)
 }
 END_TEST
 
+START_TEST(test_older_keyring_is_refused)
+{
+	struct sb_error err = SB_ERROR_INIT;
+
+	fix_ok(agent_state_keyring(db, 3, &err), err);
+	fix_ok(agent_state_keyring(db, 3, &err), err);
+	fix_ok(agent_state_keyring(db, 5, &err), err);
+	reopen();
+	ck_assert_int_eq(agent_state_keyring(db, 4, &err), SB_ECONFIG);
+	ck_assert_msg(strstr(err.msg, "version 4, but version 5") != NULL, "%s", err.msg);
+	err = (struct sb_error)SB_ERROR_INIT;
+	fix_ok(agent_state_keyring(db, 5, &err), err);
+}
+END_TEST
+
 START_TEST(test_newer_state_is_refused)
 {
 	struct sb_error err = SB_ERROR_INIT;
@@ -323,6 +338,7 @@ int main(void)
 	tcase_add_test(tc, test_job_once);
 	tcase_add_test(tc, test_jobs_in_order);
 	tcase_add_test(tc, test_sessions_rise);
+	tcase_add_test(tc, test_older_keyring_is_refused);
 	tcase_add_test(tc, test_newer_state_is_refused);
 	tcase_add_test(tc, test_spool_names);
 	tcase_add_test(tc, test_first_open_by_many);

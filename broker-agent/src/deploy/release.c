@@ -168,6 +168,35 @@ static void prune(const struct agent_origin *origin, const struct place *p)
 	}
 }
 
+/* The former release is back in place: its hook is told, so that what serves is what the link says. Its trouble goes into the reason of the failure. */
+static int restore(const struct agent *a, const struct agent_origin *origin, const struct agent_order *o, const struct place *p, struct agent_outcome *out, struct sb_error *err)
+{
+	struct agent_outcome again = { .state = "failed" };
+	struct agent_order undo = *o;
+	struct place back = *p;
+	struct env env = { .n = 0 };
+
+	int r = put_back(p, err);
+	if (r < 0 || !*p->former || strcmp(p->former, p->release) == 0)
+		return r;
+	undo.kind = "restore";
+	memcpy(back.release, p->former, sizeof(back.release));
+	memcpy(back.former, p->release, sizeof(back.former));
+	sb_buf_init(&again.output, AGENT_OUTPUT_MAX + 1);
+	r = env_make(&env, a, origin, &undo, &back, err);
+	if (r == 0)
+		r = ask("the former release's deploy hook", &origin->hook, &env, origin, &back, &again, err);
+	if (r == 1) {
+		size_t n = strlen(out->reason);
+
+		(void)snprintf(out->reason + n, sizeof(out->reason) - n, "; and %.200s", again.reason);
+		r = 0;
+	}
+	sb_buf_release(&again.output);
+	env_release(&env);
+	return r;
+}
+
 static int make_release(struct sb_repo *repo, const struct agent_origin *origin, const struct agent_order *o, const struct place *p, struct sb_error *err)
 {
 	char releases[PATH_MAX_BYTES];
@@ -206,7 +235,7 @@ int agent_release(struct agent *a, struct sb_repo *repo, const struct agent_orig
 	if (r == 0)
 		r = ask("health check", &origin->health, &env, origin, &p, out, err);
 	if (r == 1) {
-		r = put_back(&p, err);
+		r = restore(a, origin, o, &p, out, err);
 	} else if (r == 0) {
 		out->state = "healthy";
 		prune(origin, &p);

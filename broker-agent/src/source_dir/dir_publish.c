@@ -269,7 +269,7 @@ int dirsrc_changes(struct dirsrc *s, struct sb_error *err)
 	s->snapshot = false;
 	int r = dirsrc_read(s, on_document, err);
 	/* while a file cannot be read it is not known which keys are in it */
-	if (r == 0 && s->look_for_deleted && !dirsrc_unknown_files(s)) {
+	if (r == 0 && s->look_for_deleted && !s->moving && !dirsrc_unknown_files(s)) {
 		r = deletions(s, err);
 		s->look_for_deleted = r < 0;
 	}

@@ -32,7 +32,7 @@ bool dirsrc_unstable_files(const struct dirsrc *s)
 
 enum claim { CLAIM_OURS, CLAIM_TWICE, CLAIM_ELSEWHERE };
 
-/* Takes the key for the present file, unless the file named it before, or another file holds it that is not about to be read anew. */
+/* Takes the key for the present file, unless it named it before, or another file holds it: who came first keeps it until that file lets it go. */
 static int claim(struct dirsrc *s, const struct dirsrc_document *doc, enum claim *ret, struct sb_error *err)
 {
 	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
@@ -45,7 +45,10 @@ static int claim(struct dirsrc *s, const struct dirsrc_document *doc, enum claim
 	if (r > 0) {
 		const struct dirsrc_file *other = dirsrc_files_find(&s->files, sb_db_text(st, 0));
 		*ret = other == s->now ? CLAIM_TWICE : CLAIM_ELSEWHERE;
-		if (other && (other == s->now || other->taken || other->bad || !other->stable || other->missing))
+		/* about to be read itself: perhaps the key moves from there to here */
+		if (other && other != s->now && other->stable && !other->missing && !other->taken && !other->bad)
+			s->moving = true;
+		if (other)
 			return 0;
 	}
 	sb_db_done(SB_TAKE(st));
@@ -216,6 +219,7 @@ int dirsrc_read(struct dirsrc *s, document_fn fn, struct sb_error *err)
 	struct reading rd = { .s = s, .fn = fn };
 	int r = forget_gone(s, err);
 
+	s->moving = false;
 	for (size_t i = 0; r == 0 && i < s->files.count; i++) {
 		struct dirsrc_file *f = &s->files.item[i];
 		if (f->stable && !f->missing && !f->taken && !f->bad)

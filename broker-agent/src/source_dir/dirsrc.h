@@ -73,6 +73,7 @@ struct dirsrc {
 	uint64_t point, rows, sent_rows;
 	struct dirsrc_file *now;      /* the file whose documents are told */
 	bool look_for_deleted;        /* a file was read or is gone since deletions were last looked for */
+	bool moving;                  /* keys that are in no file now may be found by the next look: they are not deleted */
 	bool conflict;                /* a key of it belongs to another file */
 	char stream[SB_TYPE_MAX + 16], snapshot_stream[SB_TYPE_MAX + 16];
 };

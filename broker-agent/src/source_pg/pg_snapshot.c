@@ -26,6 +26,7 @@ struct snapper {
 	struct sb_db *db;
 	struct agent_publisher *pub;
 	struct sb_batch *batch;
+	bool worked;                 /* something was sent in this pass, and with it a wake-up perhaps slept through */
 };
 
 struct snapshot {                    /* of one type */
@@ -307,6 +308,7 @@ static int run_one(struct snapshot *sp, struct sb_error *err)
 	int r = open_one(sp, err);
 	if (r < 0 || sp->table.refusal[0])
 		return r; /* the stream lane tells of the refusal and wants it again once it is mended */
+	sn->worked = true;
 	r = sb_db_run(sn->db, NULL, err, "UPDATE snapshot SET state = 'running', rows = 0 WHERE source = ? AND type = ?", "ss", sn->set->name, sp->conf->type);
 	if (r == 0)
 		r = send_marker(sp, SB_EV_SNAPSHOT_BEGUN, json_pack("{s:s, s:I, s:s, s:s}", "type", sp->conf->type, "incarnation", (json_int_t)sp->incarnation,
@@ -432,8 +434,9 @@ int agent_pg_snapshot_lane(struct sb_lane *lane, void *user, struct sb_error *er
 
 	int r = agent_state_open(&sn.db, sn.a, err);
 	while (r == 0 && !sb_lane_stopping(lane)) {
+		sn.worked = false;
 		r = pass(&sn, err);
-		if (r == 0)
+		if (r == 0 && !sn.worked)
 			rest(&sn);
 	}
 	agent_publisher_free(sn.pub);

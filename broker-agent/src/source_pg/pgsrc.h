@@ -11,6 +11,7 @@
 #define PGSRC_BATCH_BYTES (512u * 1024)
 #define PGSRC_BATCH_ROWS 20000u
 #define PGSRC_BATCHES_OPEN 8      /* 768 KiB each; with more types at once the oldest batch is closed early */
+#define PGSRC_FLIGHTS 1           /* records on their way up to which an open batch is closed as soon as the source is idle */
 #define PGSRC_OPEN_MS 50          /* a batch that is never idle is closed at the first end of a transaction after this */
 #define PGSRC_CATALOG_MS 30000    /* how often the catalog is looked at */
 #define PGSRC_GUARD_MS 2000       /* how often published tables are looked at for what would break the application's updates */
@@ -115,6 +116,7 @@ struct pgsrc {
 	uint64_t rows, withheld, sent;
 	uint64_t sent_at_save;
 	int64_t save_ms, status_ms, catalog_ms, guard_ms, board_ms, status_every_ms;
+	int64_t started_ms;       /* 0: the lane has said that it works */
 	char guard[33];           /* fingerprint of the published tables' identities */
 	uint64_t server_lsn;
 	char slot_state[24];

@@ -12,6 +12,7 @@
 
 #define MESSAGES_A_TURN 256
 #define BOARD_MS 200
+#define STEADY_MS 1000
 #define FINISH_MS 3000
 
 /* --- what goes on beside the messages --- */
@@ -71,6 +72,11 @@ static int upkeep(struct pgsrc *s, bool with_catalog, struct sb_error *err)
 		s->board_ms = now + BOARD_MS;
 		pgsrc_board(s, "streaming");
 	}
+	/* not at once: a session that fails at its first message must not end the back-off */
+	if (r == 0 && s->started_ms && now - s->started_ms >= STEADY_MS) {
+		s->started_ms = 0;
+		sb_lane_note(s->lane, "streaming");
+	}
 	return r;
 }
 
@@ -86,12 +92,14 @@ static void rest(struct pgsrc *s, bool read_source)
 	int64_t now = sb_mono_ms();
 	int64_t until = earliest(s->status_ms, read_source ? earliest(s->catalog_ms, s->guard_ms) : s->status_ms);
 
-	if (agent_publisher_in_flight(s->pub) > 0)
-		until = earliest(until, s->board_ms);
 	if (agent_publisher_safe(s->pub) > s->saved_lsn)
 		until = earliest(until, next_save(s));
+	if (agent_publisher_in_flight(s->pub) > 0 || agent_publisher_safe(s->pub) > s->saved_lsn)
+		until = earliest(until, s->board_ms);
 	if (!read_source)
 		until = earliest(until, now + BOARD_MS);
+	else if (s->n_open > 0 && !s->in_tx)
+		until = earliest(until, s->open_since_ms + PGSRC_OPEN_MS); /* unless acknowledgements come first */
 	int ready = sb_lane_wait(s->lane, fd, read_source ? 2 : 1, until > now ? until - now : 0); /* what is ready shows when it is read */
 	if (ready == 0 && sb_mono_ms() < until)
 		s->catalog_ms = 0; /* woken: somebody wants something of the types */
@@ -152,6 +160,13 @@ static int read_some(struct pgsrc *s, bool *ret_idle, struct sb_error *err)
 	return r;
 }
 
+/* A record costs the broker and the hub far more than a row: while some are on their way, what comes goes out together once they are
+ * acknowledged. So batches grow with the load by themselves, and a change that comes alone waits for nothing. */
+static bool may_go(const struct pgsrc *s)
+{
+	return agent_publisher_in_flight(s->pub) < PGSRC_FLIGHTS || sb_mono_ms() - s->open_since_ms >= PGSRC_OPEN_MS;
+}
+
 static int stream(struct pgsrc *s, struct sb_error *err)
 {
 	bool idle;
@@ -161,10 +176,10 @@ static int stream(struct pgsrc *s, struct sb_error *err)
 		r = pgsrc_wait_room(s, err);
 		if (r == 0)
 			r = read_some(s, &idle, err);
-		if (r == 0 && idle && !s->in_tx && s->n_open > 0)
-			r = pgsrc_batches_close(s, err);
 		if (r == 0)
 			r = agent_publisher_poll(s->pub, 0, err);
+		if (r == 0 && idle && !s->in_tx && s->n_open > 0 && may_go(s))
+			r = pgsrc_batches_close(s, err);
 		if (r == 0)
 			r = upkeep(s, true, err);
 		if (r == 0 && idle)
@@ -259,7 +274,7 @@ int agent_pg_source_lane(struct sb_lane *lane, void *user, struct sb_error *err)
 		s->save_ms = s->board_ms = sb_mono_ms();
 		s->status_ms = s->save_ms + s->status_every_ms;
 		s->catalog_ms = s->save_ms + PGSRC_CATALOG_MS;
-		sb_lane_note(lane, "streaming");
+		s->started_ms = s->save_ms;
 		sb_log(SB_INFO, "source_streaming", "source=%s incarnation=%llu", s->set->name, (unsigned long long)s->incarnation);
 		pgsrc_board(s, "streaming");
 		r = stream(s, err);

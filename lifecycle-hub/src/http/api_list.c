@@ -13,7 +13,7 @@
 #define ALL_USED " AND $1 = $1 AND $2 = $2 AND $3 = $3 AND $4::integer > 0"
 
 #define STAGES \
-	"SELECT s.name, s.place, s.promoted, s.mode, CASE WHEN s.heartbeat_at IS NULL THEN 'NEVER' WHEN s.heartbeat_expires < now() THEN 'STALE' ELSE 'LIVE' END AS status," \
+	"SELECT s.name, s.place, s.promoted, CASE WHEN s.promoted THEN s.mode ELSE 'consumer' END AS mode, CASE WHEN s.heartbeat_at IS NULL THEN 'NEVER' WHEN s.heartbeat_expires < now() THEN 'STALE' ELSE 'LIVE' END AS status," \
 	" " STAMP("s.heartbeat_at") " AS heartbeat_at, s.agent_version, s.as_of, " STAMP("s.as_of_at") " AS as_of_at, s.lag_ms, s.lag_bytes, s.outbox_depth, s.lanes_ok," \
 	" (SELECT coalesce(json_agg(json_build_object('name', o.origin || '@' || left(o.artifact, 8), 'origin', o.origin, 'artifact', o.artifact, 'title', a.title," \
 	"   'commit', a.commit_oid, 'since', " STAMP("o.since") ", 'verified', o.verified_at IS NOT NULL," \
@@ -41,7 +41,7 @@
 	" AS updated_at FROM lifecycle.pull_request WHERE ($1 = '' OR origin = $1)" ALL_USED " ORDER BY origin, number DESC LIMIT $4::integer"
 #define EVENTS \
 	"SELECT " STAMP("e.at") " AS at, e.kind, e.stage, e.who, e.text FROM (" \
-	" (SELECT u.at, 'promotion' AS kind, coalesce(p.stage, '') AS stage, u.actor AS who, u.action || ' ' || coalesce(p.origin || ' ' || left(p.artifact, 8), u.object) || ' ' ||" \
+	" (SELECT u.at, 'promotion' AS kind, coalesce(p.stage, '') AS stage, u.actor AS who, u.action || ' ' || coalesce(p.origin || ' ' || left(p.artifact, 8) || ' into ' || p.stage, u.object) || ' ' ||" \
 	"   u.to_state || CASE WHEN u.reason <> '' THEN ': ' || u.reason ELSE '' END AS text FROM lifecycle.audit u LEFT JOIN lifecycle.promotion p ON u.object = 'promotion/' || p.id ORDER BY u.id DESC LIMIT 200)" \
 	" UNION ALL (SELECT updated_at, 'dataset', to_stage, requested_by, dataset || ' from ' || from_stage || ' ' || state || CASE WHEN reason <> '' THEN ': ' || reason ELSE '' END" \
 	"   FROM lifecycle.dataset_request ORDER BY updated_at DESC LIMIT 50)" \
@@ -72,7 +72,7 @@ static const struct { const char *key, *sql; } parts[] = {
 	{ "artifacts", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (SELECT * FROM (" ARTIFACTS ") x LIMIT 12) t" },
 	{ "entities", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (" ENTITIES ") t" },
 	{ "datasets", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (SELECT * FROM (" DATASETS ") x LIMIT 8) t" },
-	{ "events", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (SELECT * FROM (" EVENTS ") x LIMIT 25) t" },
+	{ "events", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (" EVENTS ") t" },
 	{ "quarantined", "SELECT count(*)::text FROM lifecycle.quarantine WHERE $1 = $1 AND $2 = $2 AND $3 = $3 AND $4::integer > 0" },
 	{ "now", "SELECT to_json(" STAMP("now()") ")::text WHERE $1 = $1 AND $2 = $2 AND $3 = $3 AND $4::integer > 0" },
 };
@@ -123,7 +123,7 @@ int hub_api_list(struct sb_http_request *req, struct sb_http_reply *reply, void 
 
 int hub_api_overview(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err)
 {
-	static const char *const param[] = { "", "", "", "50" };
+	static const char *const param[] = { "", "", "", "120" };
 	struct hub_call c;
 
 	int r = hub_call_begin(user, req, &c, err);

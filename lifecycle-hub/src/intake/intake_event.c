@@ -142,6 +142,34 @@ static int on_heartbeat(struct intake *in, const struct sb_meta *meta, const jso
 	return r;
 }
 
+/* Whether the heartbeat's digest is that of its heads; *ret_holds false when either is not as the contract says */
+static int digest_holds(const json_t *body, bool *ret_holds, struct sb_error *err)
+{
+	const json_t *heads = json_object_get(body, "heads");
+	const char *digest = json_string_value(json_object_get(body, "digest"));
+	size_t n = json_array_size(heads);
+	sb_cleanup(sb_freep) struct sb_head *head = calloc(n + 1, sizeof(*head));
+	char hex[65];
+
+	if (!head)
+		return sb_fail_nomem(err);
+	*ret_holds = false;
+	if (!json_is_array(heads) || !digest)
+		return 0;
+	for (size_t i = 0; i < n; i++) {
+		const json_t *h = json_array_get(heads, i);
+		int64_t session = 0, sequence = 0;
+		head[i].source = json_string_value(json_object_get(h, "source"));
+		if (!head[i].source || intake_number(h, "session", &session, NULL) < 0 || intake_number(h, "sequence", &sequence, NULL) < 0)
+			return 0;
+		head[i].session = (uint64_t)session;
+		head[i].sequence = (uint64_t)sequence;
+	}
+	sb_heads_digest(head, n, hex);
+	*ret_holds = strcmp(digest, hex) == 0;
+	return 0;
+}
+
 typedef int (*event_fn)(struct intake *, const struct sb_meta *, const json_t *, struct sb_error *);
 
 /* What a stage may say on up.event; the wire table has refused everything else before */
@@ -200,9 +228,26 @@ static int judge_order(struct intake *in, const struct sb_meta *meta, const stru
 	return 0;
 }
 
+/* What a value must be before its handler sees it: NULL, or why it is not */
+static int malformed(const struct sb_meta *meta, const json_t *body, const char **ret_why, struct sb_error *err)
+{
+	bool holds = true;
+
+	*ret_why = NULL;
+	if (!json_is_object(body)) {
+		*ret_why = "value is not one JSON object";
+		return 0;
+	}
+	int r = meta->event == SB_EV_HEARTBEAT_SENT ? digest_holds(body, &holds, err) : 0;
+	if (r == 0 && !holds)
+		*ret_why = "digest is not that of the heads";
+	return r;
+}
+
 int intake_event(struct intake *in, const struct sb_meta *meta, struct sb_error *err)
 {
 	struct event_job job = { .in = in, .meta = meta };
+	const char *why = NULL;
 	struct intake_stream *s = NULL;
 	bool take = false;
 
@@ -214,9 +259,10 @@ int intake_event(struct intake *in, const struct sb_meta *meta, struct sb_error 
 	if (r < 0 || !take)
 		return r;
 	job.body = json_loadb(in->now->rec.value, in->now->rec.value_len, JSON_REJECT_DUPLICATES, NULL);
-	if (!json_is_object(job.body))
-		r = refuse(in, "malf", "value is not one JSON object", err);
-	else
+	r = malformed(meta, job.body, &why, err);
+	if (r == 0 && why)
+		r = refuse(in, "malf", why, err);
+	else if (r == 0)
 		r = intake_try(in, NULL, run_handler, &job, err);
 	json_decref(job.body);
 	if (r == 0) {

@@ -135,15 +135,32 @@ static int transfer_record(struct relay_link *l, const struct sb_manifest *m, co
 	return r;
 }
 
+/* A lane that starts again reads on from its stored position: what it refused just before comes once more */
+static int refused_before(struct relay_link *l, const struct sb_inrecord *in, const char *class, bool *ret, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	char offset[HUB_NUM];
+	const char *param[] = { in->rec.topic, hub_num(offset, in->offset), class };
+
+	int r = sb_pg_exec(l->relay->pg, "SELECT 1 FROM lifecycle.quarantine WHERE topic = $1 AND record_offset = $2 AND class = $3", 3, param,
+		&res, err);
+	if (r == 0)
+		*ret = sb_pg_rows(res) > 0;
+	return r;
+}
+
 int relay_refuse(
 	struct relay_link *l, const struct sb_inrecord *in, const char *class, const char *reason, const char *object, struct sb_error *err)
 {
 	struct hub_refusal why = { .stage = l->relay->stage->name, .class = class, .reason = reason };
+	bool known = false;
 
 	int r = relay_begin(l, err);
 	if (r == 0)
+		r = refused_before(l, in, class, &known, err);
+	if (r == 0 && !known)
 		r = hub_quarantine(l->relay->pg, in, &why, err);
-	if (r == 0)
+	if (r == 0 && !known)
 		r = hub_audit(l->relay->pg, l->relay->stage->name, "transfer-refused", object, NULL, NULL, reason, err);
 	if (r == 0)
 		r = sb_pg_commit(l->relay->pg, err);

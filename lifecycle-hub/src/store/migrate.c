@@ -1,5 +1,6 @@
 /* Brings a tenant's database to the schema of this program and writes the settings that SQL needs into it. Main thread, at start.
  * Several hubs may start at once: an advisory lock lets one at a time through. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "stagebridge/embed.h"
@@ -137,7 +138,28 @@ static int settings_write(struct sb_pg *pg, const struct hub_tenant *t, struct s
 	return r;
 }
 
-static int migrate(struct sb_pg *pg, const struct hub_tenant *t, struct sb_error *err)
+/* An older keyring may hold keys that were revoked since. Under the advisory lock: two hubs that start at once are asked one after the other. */
+static int keyring_hold(struct sb_pg *pg, uint64_t version, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	char number[HUB_NUM];
+	const char *param[] = { hub_num(number, (int64_t)version) };
+
+	int r = sb_pg_exec(pg, "SELECT value::bigint FROM sb.meta WHERE key = 'keyring_version'", 0, NULL, &res, err);
+	if (r < 0)
+		return r;
+	uint64_t seen = sb_pg_rows(res) ? (uint64_t)sb_pg_get_i64(res, 0, 0) : 0;
+	if (version < seen)
+		return sb_fail(err, SB_ECONFIG, "keyring has version %" PRIu64 ", but version %" PRIu64 " was in use here: put the newer one in place",
+			version, seen);
+	if (version == seen)
+		return 0;
+	return sb_pg_exec(pg,
+		"INSERT INTO sb.meta (key, value) VALUES ('keyring_version', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value", 1,
+		param, NULL, err);
+}
+
+static int migrate(struct sb_pg *pg, const struct hub_world *w, struct sb_error *err)
 {
 	int64_t version = 0;
 
@@ -150,7 +172,9 @@ static int migrate(struct sb_pg *pg, const struct hub_tenant *t, struct sb_error
 	for (size_t i = (size_t)version; r == 0 && i < SB_COUNT(migrations); i++)
 		r = migrate_one(pg, i, err);
 	if (r == 0)
-		r = settings_write(pg, t, err);
+		r = keyring_hold(pg, sb_keyring_version(w->keyring), err);
+	if (r == 0)
+		r = settings_write(pg, w->set, err);
 	return r;
 }
 
@@ -162,7 +186,7 @@ int hub_store_migrate(struct hub_world *w, struct sb_error *err)
 	if (r == 0)
 		r = sb_pg_script(pg, "SET client_min_messages = warning", err);
 	if (r == 0)
-		r = migrate(pg, w->set, err);
+		r = migrate(pg, w, err);
 	sb_pg_close(pg); /* releases the advisory lock */
 	if (r < 0)
 		return sb_fail_prefix(err, "tenant %s", w->set->name);

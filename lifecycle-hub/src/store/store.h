@@ -6,7 +6,8 @@
 
 /** Opens a connection for a lane (application_name = the lane's name). While it is open, w->holder counts as alive. */
 int hub_store_open(struct sb_pg **ret, struct hub_world *w, const char *lane, struct sb_error *err) SB_MUSTCHECK;
-/** Applies missing migrations under an advisory lock; writes lifecycle.stage, .origin, .entity_owner from the settings. SB_ESTATE: the database is newer. */
+/** Applies missing migrations under an advisory lock; writes lifecycle.stage, .origin, .entity_owner from the settings.
+ * SB_ESTATE: the database is newer. SB_ECONFIG: the keyring is older than one that was in use. */
 int hub_store_migrate(struct hub_world *w, struct sb_error *err) SB_MUSTCHECK;
 /** Short decimal text of a number for a statement's parameter. */
 #define HUB_NUM 24

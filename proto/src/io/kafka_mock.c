@@ -3,20 +3,10 @@
 #include "kafka_private.h"
 
 #include <librdkafka/rdkafka_mock.h>
-#include <time.h>
-
-/* The cluster's thread drains its wake-up pipe after it has served its queue: what is enqueued in between waits for its poll, a second. Asking a moment
- * later finds it asleep and wakes it. Nothing but the time to start depends on this. */
-static void let_it_sleep(void)
-{
-	struct timespec ts = { .tv_nsec = 2000000 };
-
-	(void)nanosleep(&ts, NULL); /* an early wake-up costs a second at most */
-}
 
 struct sb_mock_broker {
 	rd_kafka_t *rk;
-	rd_kafka_mock_cluster_t *cluster;
+	rd_kafka_mock_cluster_t *cluster; /* the handle's */
 };
 
 int sb_mock_broker_new(struct sb_mock_broker **ret, const char *const *topics, size_t n, struct sb_error *err)
@@ -26,8 +16,9 @@ int sb_mock_broker_new(struct sb_mock_broker **ret, const char *const *topics, s
 	char why[128];
 	int rc;
 
-	/* it warns that it has no servers to connect to: it is one */
-	if (!m || !rkc || rd_kafka_conf_set(rkc, "log_level", "3", why, sizeof(why)) != RD_KAFKA_CONF_OK) {
+	/* the handle makes the cluster and ends it: rd_kafka_mock_cluster_destroy() waits a second for the thread of a handle that goes on */
+	if (!m || !rkc || rd_kafka_conf_set(rkc, "log_level", "3", why, sizeof(why)) != RD_KAFKA_CONF_OK ||
+		rd_kafka_conf_set(rkc, "test.mock.num.brokers", "1", why, sizeof(why)) != RD_KAFKA_CONF_OK) {
 		if (rkc)
 			rd_kafka_conf_destroy(rkc);
 		free(m);
@@ -37,13 +28,12 @@ int sb_mock_broker_new(struct sb_mock_broker **ret, const char *const *topics, s
 	rc = sb_kafka_handle(&m->rk, RD_KAFKA_PRODUCER, rkc, err);
 	if (rc)
 		goto out;
-	m->cluster = rd_kafka_mock_cluster_new(m->rk, 1);
+	m->cluster = rd_kafka_handle_mock_cluster(m->rk);
 	if (!m->cluster) {
 		rc = sb_fail(err, SB_EKAFKA, "could not start the in-process broker");
 		goto out;
 	}
 	for (size_t i = 0; i < n && rc == SB_OK; i++) {
-		let_it_sleep();
 		rd_kafka_resp_err_t code = rd_kafka_mock_topic_create(m->cluster, topics[i], 1, 1);
 		if (code)
 			rc = sb_kafka_fail(err, code, topics[i], rd_kafka_err2str(code));
@@ -64,9 +54,6 @@ void sb_mock_broker_free(struct sb_mock_broker *m)
 {
 	if (!m)
 		return;
-	let_it_sleep();
-	if (m->cluster)
-		rd_kafka_mock_cluster_destroy(m->cluster);
 	if (m->rk)
 		rd_kafka_destroy(m->rk);
 	free(m);

@@ -32,6 +32,8 @@ function table(heads, rows, none) {
   return t;
 }
 
+// the inner steps of a promotion are in its record; the page shows how it ended
+const STEPS = /^(evaluated|gates_passed|accepted|applied|dispatched|created|dataset-) ?/;
 const cell = (cls, text) => el("td", cls, text ?? "");
 
 function stage(s, open) {
@@ -57,7 +59,7 @@ function draw(o) {
     "nothing waits"));
   at("entities").replaceChildren(table(["type", "stage", "changes", "last change", "snapshot", ""], o.entities.map((e) => [e.type, e.stage, cell("n", e.rows.toLocaleString()), cell("t", age(e.last_change_at)), chip(e.snapshot_state), chip(e.status)]),
     "no entities yet"));
-  at("events").replaceChildren(table(["when", "stage", "who", "what"], o.events.map((e) => [cell("t", age(e.at)), e.stage, e.who, e.text]), "nothing happened yet"));
+  at("events").replaceChildren(table(["when", "stage", "who", "what"], o.events.filter((e) => !STEPS.test(e.text)).slice(0, 16).map((e) => [cell("t", age(e.at)), cell("w", e.stage), cell("w", e.who), e.text]), "nothing happened yet"));
   at("datasets").replaceChildren(table(["dataset", "from → to", "rows", "state"], o.datasets.map((d) => [d.dataset, d.from_stage + " → " + d.to_stage, cell("n", d.row_count.toLocaleString()), chip(d.state)]), "none was asked for"));
   at("state").textContent = (o.quarantined ? o.quarantined + " in quarantine · " : "") + "as of " + new Date(o.now).toLocaleTimeString();
 }

@@ -2,6 +2,8 @@
 CREATE SCHEMA sb;
 CREATE SCHEMA lifecycle;
 
+-- what this database has seen: keyring_version (a hub refuses to go back)
+CREATE TABLE sb.meta (key text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE sb.migration (version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
 -- who leads the tenant: one hub process at a time; the others stand by
 CREATE TABLE sb.lease (one boolean PRIMARY KEY DEFAULT true CHECK (one), holder text NOT NULL, renewed_at timestamptz NOT NULL DEFAULT now());
