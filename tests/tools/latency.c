@@ -1,9 +1,10 @@
-/* Measures the time from a commit in a source to its being visible in the sync view. One thread writes rows at a fixed rate, each in a
- * transaction of its own, and notes when the commit was acknowledged; the main thread asks the view for the highest number that it shows, every
- * poll interval, and notes when each number was first seen. Each thread owns its connection; they share two arrays of times, each written by
- * one thread, and the count of the rows written. Prints one JSON object.
+/* Measures the time from a commit in a source to its being visible in the sync view. One thread writes rows at a fixed rate,
+ * each in a transaction of its own, and notes when the commit was acknowledged; the main thread asks the view for the highest
+ * number that it shows, every poll interval, and notes when each number was first seen. Each thread owns its connection; they
+ * share two arrays of times, each written by one thread, and the count of the rows written. Prints one JSON object.
  *
- * The writer keeps to its schedule: a late commit does not delay the ones after it more than it must, and the rate that was reached is printed. */
+ * The writer keeps to its schedule: a late commit does not delay the ones after it more than it must, and the rate that was
+ * reached is printed. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -16,14 +17,14 @@
 #include "stagebridge/pg.h"
 #include "stagebridge/text.h"
 
-#define US 1000000
-#define TAIL_US (60 * (int64_t)US)   /* how long after the last commit its row may take */
+#define US      1000000
+#define TAIL_US (60 * (int64_t)US) /* how long after the last commit its row may take */
 
 struct probe {
-	const char *source, *insert;  /* connection string; statement with $1 = the number */
-	int64_t first;                /* number before the first one written */
+	const char *source, *insert; /* connection string; statement with $1 = the number */
+	int64_t first;               /* number before the first one written */
 	uint64_t rate, total;
-	int64_t *committed, *seen;    /* microseconds, by number - first - 1 */
+	int64_t *committed, *seen; /* microseconds, by number - first - 1 */
 	_Atomic uint64_t written;
 	_Atomic bool ended;
 	int64_t began, took;
@@ -126,9 +127,10 @@ static void print(struct probe *p)
 	for (uint64_t i = 0; i < p->total; i++)
 		late[i] = p->seen[i] > p->committed[i] ? p->seen[i] - p->committed[i] : 0;
 	qsort(late, p->total, sizeof(*late), by_value);
-	printf("{\"rows\": %" PRIu64 ", \"rate\": %.1f, \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p999_ms\": %.3f, \"max_ms\": %.3f}\n", p->total,
-		(double)p->total * US / (double)p->took, quantile_ms(late, p->total, 500), quantile_ms(late, p->total, 900), quantile_ms(late, p->total, 990),
-		quantile_ms(late, p->total, 999), (double)late[p->total - 1] / 1000.0);
+	printf("{\"rows\": %" PRIu64
+	       ", \"rate\": %.1f, \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p999_ms\": %.3f, \"max_ms\": %.3f}\n",
+		p->total, (double)p->total * US / (double)p->took, quantile_ms(late, p->total, 500), quantile_ms(late, p->total, 900),
+		quantile_ms(late, p->total, 990), quantile_ms(late, p->total, 999), (double)late[p->total - 1] / 1000.0);
 }
 
 static int measure(struct probe *p, const char *view, const char *sql, int64_t poll_us, struct sb_error *err)
@@ -181,8 +183,9 @@ int main(int argc, char **argv)
 	struct sb_error err = SB_ERROR_INIT;
 
 	if (argc != 8) {
-		fprintf(stderr, "usage: latency SOURCE_DSN VIEW_DSN INSERT_SQL HIGHEST_SQL RATE SECONDS POLL_US\n"
-				"INSERT_SQL writes one row with the number $1; HIGHEST_SQL returns the highest number that the view shows\n");
+		fprintf(stderr,
+			"usage: latency SOURCE_DSN VIEW_DSN INSERT_SQL HIGHEST_SQL RATE SECONDS POLL_US\n"
+			"INSERT_SQL writes one row with the number $1; HIGHEST_SQL returns the highest number that the view shows\n");
 		return 1;
 	}
 	if (run(argv, &err) < 0) {
