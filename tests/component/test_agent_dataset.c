@@ -355,7 +355,7 @@ static const struct { const char *middle, *columns, *to, *code, *reason; } refus
 	{ "limits: {min_rows: 1000}\n", POLICY_COLUMNS, "train", "too_small", "min_rows" },
 	{ "limits: {min_rows: 1, max_rows: 10}\n", POLICY_COLUMNS, "train", "too_large", "max_rows" },
 	{ "", POLICY_COLUMNS, "dev", "recipient", "stage dev" },
-	{ "colour: red\n", POLICY_COLUMNS, "train", "bad_policy", "person.yaml:6: colour: unknown key" },
+	{ "colour: red\n", POLICY_COLUMNS, "train", "bad_policy", "person.yaml:6:1: colour: unknown key" },
 	/* the planted value makes the operator fail: it must not show */
 	{ "", "columns:\n  - {name: id, role: key, op: pseudonym, domain: p}\n  - {name: name, role: quasi, op: round, step: 1}\n  - {name: born, role: quasi, op: drop}\n"
 	      "  - {name: age, role: quasi, op: drop}\n  - {name: note, role: quasi, op: drop}\n", "train", "operator", "column \"name\" holds a value that is not a finite number" },

@@ -112,8 +112,8 @@ static const struct {
 		":20: ", "tenants[0].origins[1].repository: \"model\" is there twice" },
 	{ "  - { name: ci, file: secret, role: admin }\n", "  - { name: ci, file: secret }\n  - { name: ci, file: secret }\n",
 		":4: ", "tokens[1].name: \"ci\" is there twice" },
-	{ "dataset: customers", "dataset: customers, color: red", ":16: ", "color" },
-	{ "mode: auto", "mode: maybe", ":10: ", "mode" },
+	{ "dataset: customers", "dataset: customers, color: red", ":16:31: ", "color" },
+	{ "mode: auto", "mode: maybe", ":10:30: ", "mode" },
 };
 
 START_TEST(test_bad)

@@ -208,85 +208,85 @@ static const struct {
 	const char *yaml, *msg;
 } refused[] = {
 	/* unknown */
-	{ MIN "colour: red\n", "t.yaml:4: colour: unknown key" },
-	{ "stage: dev\nbroker:\n  servers: [a]\n  colour: red\n", "t.yaml:4: broker.colour: unknown key" },
-	{ MIN "sources:\n  - name: a\n  - name: b\n    colour: x\n", "t.yaml:7: sources[1].colour: unknown key" },
-	{ MIN "\"port\\0x\": 1\n", "t.yaml:4: port: unknown key" },
+	{ MIN "colour: red\n", "t.yaml:4:1: colour: unknown key" },
+	{ "stage: dev\nbroker:\n  servers: [a]\n  colour: red\n", "t.yaml:4:3: broker.colour: unknown key" },
+	{ MIN "sources:\n  - name: a\n  - name: b\n    colour: x\n", "t.yaml:7:5: sources[1].colour: unknown key" },
+	{ MIN "\"port\\0x\": 1\n", "t.yaml:4:1: port: unknown key" },
 	/* duplicate */
-	{ MIN "port: 1\nlevel: info\nport: 2\n", "t.yaml:6: port: duplicate of line 4" },
+	{ MIN "port: 1\nlevel: info\nport: 2\n", "t.yaml:6:1: port: duplicate of line 4" },
 	{ "stage: dev\nbroker: {servers: [a], linger: 1s,\n linger: 2s}\n",
-		"t.yaml:3: broker.linger: duplicate of line 2" },
+		"t.yaml:3:2: broker.linger: duplicate of line 2" },
 	/* wrong type */
-	{ MIN "port: many\n", "t.yaml:4: port: \"many\" is not a whole number" },
-	{ MIN "port: \"80\"\n", "t.yaml:4: port: must be a whole number without quotes" },
-	{ MIN "port: [80]\n", "t.yaml:4: port: must be one value, not a list" },
-	{ MIN "port: {a: 1}\n", "t.yaml:4: port: must be one value, not a mapping" },
-	{ MIN "port: 1.5\n", "t.yaml:4: port: \"1.5\" is not a whole number" },
-	{ MIN "port: 0x50\n", "t.yaml:4: port: \"0x50\" is not a whole number" },
+	{ MIN "port: many\n", "t.yaml:4:7: port: \"many\" is not a whole number" },
+	{ MIN "port: \"80\"\n", "t.yaml:4:7: port: must be a whole number without quotes" },
+	{ MIN "port: [80]\n", "t.yaml:4:7: port: must be one value, not a list" },
+	{ MIN "port: {a: 1}\n", "t.yaml:4:7: port: must be one value, not a mapping" },
+	{ MIN "port: 1.5\n", "t.yaml:4:7: port: \"1.5\" is not a whole number" },
+	{ MIN "port: 0x50\n", "t.yaml:4:7: port: \"0x50\" is not a whole number" },
 	{ MIN "offset: 9223372036854775808\n",
-		"t.yaml:4: offset: 9223372036854775808 is outside -9223372036854775808..9223372036854775807" },
-	{ MIN "verbose: yes\n", "t.yaml:4: verbose: \"yes\" is neither true nor false" },
-	{ MIN "verbose: 'true'\n", "t.yaml:4: verbose: must be true or false without quotes" },
-	{ MIN "timeout: 10\n", "t.yaml:4: timeout: \"10\" is not a duration such as 250ms, 10s, 5m, 2h or 30d" },
-	{ MIN "limit: 8MB\n", "t.yaml:4: limit: \"8MB\" is not a size such as 512, 64KiB, 8MiB or 2GiB" },
-	{ MIN "level: loud\n", "t.yaml:4: level: \"loud\" is none of: debug, info, warn, error" },
+		"t.yaml:4:9: offset: 9223372036854775808 is outside -9223372036854775808..9223372036854775807" },
+	{ MIN "verbose: yes\n", "t.yaml:4:10: verbose: \"yes\" is neither true nor false" },
+	{ MIN "verbose: 'true'\n", "t.yaml:4:10: verbose: must be true or false without quotes" },
+	{ MIN "timeout: 10\n", "t.yaml:4:10: timeout: \"10\" is not a duration such as 250ms, 10s, 5m, 2h or 30d" },
+	{ MIN "limit: 8MB\n", "t.yaml:4:8: limit: \"8MB\" is not a size such as 512, 64KiB, 8MiB or 2GiB" },
+	{ MIN "level: loud\n", "t.yaml:4:8: level: \"loud\" is none of: debug, info, warn, error" },
 	{ "stage: Dev\nbroker: {servers: [a]}\n",
-		"t.yaml:1: stage: \"Dev\" is not a name: a-z first, then a-z, 0-9 and -, at most 31 characters" },
+		"t.yaml:1:8: stage: \"Dev\" is not a name: a-z first, then a-z, 0-9 and -, at most 31 characters" },
 	{ MIN "entity: 9x\n",
-		"t.yaml:4: entity: \"9x\" is not a type: a-z first, then a-z, 0-9, - and _, at most 63 characters" },
-	{ MIN "title:\n", "t.yaml:4: title: has no value" },
-	{ MIN "title: ~\n", "t.yaml:4: title: has no value" },
-	{ MIN "title: null\n", "t.yaml:4: title: has no value" },
-	{ MIN "title: \"a\\0b\"\n", "t.yaml:4: title: holds a NUL character" },
-	{ MIN "state_dir: ''\n", "t.yaml:4: state_dir: is empty" },
-	{ "stage: dev\nbroker: here\n", "t.yaml:2: broker: must be a mapping, not one value" },
-	{ "stage: dev\nbroker: [a]\n", "t.yaml:2: broker: must be a mapping, not a list" },
-	{ "stage: dev\nbroker:\n  servers: a\n", "t.yaml:3: broker.servers: must be a list of strings, not one value" },
+		"t.yaml:4:9: entity: \"9x\" is not a type: a-z first, then a-z, 0-9, - and _, at most 63 characters" },
+	{ MIN "title:\n", "t.yaml:4:7: title: has no value" },
+	{ MIN "title: ~\n", "t.yaml:4:8: title: has no value" },
+	{ MIN "title: null\n", "t.yaml:4:8: title: has no value" },
+	{ MIN "title: \"a\\0b\"\n", "t.yaml:4:8: title: holds a NUL character" },
+	{ MIN "state_dir: ''\n", "t.yaml:4:12: state_dir: is empty" },
+	{ "stage: dev\nbroker: here\n", "t.yaml:2:9: broker: must be a mapping, not one value" },
+	{ "stage: dev\nbroker: [a]\n", "t.yaml:2:9: broker: must be a mapping, not a list" },
+	{ "stage: dev\nbroker:\n  servers: a\n", "t.yaml:3:12: broker.servers: must be a list of strings, not one value" },
 	{ "stage: dev\nbroker:\n  servers:\n  - a\n  - [b]\n",
-		"t.yaml:5: broker.servers[1]: must be a list of strings, not a list" },
-	{ "stage: dev\nbroker:\n  servers:\n  - a\n  -\n", "t.yaml:5: broker.servers[1]: has no value" },
-	{ MIN "sources: one\n", "t.yaml:4: sources: must be a list of mappings, not one value" },
-	{ MIN "sources:\n- one\n", "t.yaml:5: sources[0]: must be a mapping, not one value" },
-	{ MIN "sources:\n-\n", "t.yaml:5: sources[0]: must be a mapping, not nothing" },
-	{ MIN "? [a, b]\n: 1\n", "t.yaml:4: ?: must be a key, not a list" },
-	{ "- a\n- b\n", "t.yaml:1: yaml: must be a mapping, not a list" },
-	{ "just text\n", "t.yaml:1: yaml: must be a mapping, not one value" },
+		"t.yaml:5:5: broker.servers[1]: must be a list of strings, not a list" },
+	{ "stage: dev\nbroker:\n  servers:\n  - a\n  -\n", "t.yaml:5:4: broker.servers[1]: has no value" },
+	{ MIN "sources: one\n", "t.yaml:4:10: sources: must be a list of mappings, not one value" },
+	{ MIN "sources:\n- one\n", "t.yaml:5:3: sources[0]: must be a mapping, not one value" },
+	{ MIN "sources:\n-\n", "t.yaml:5:2: sources[0]: must be a mapping, not nothing" },
+	{ MIN "? [a, b]\n: 1\n", "t.yaml:4:3: ?: must be a key, not a list" },
+	{ "- a\n- b\n", "t.yaml:1:1: yaml: must be a mapping, not a list" },
+	{ "just text\n", "t.yaml:1:1: yaml: must be a mapping, not one value" },
 	/* out of range */
-	{ MIN "port: 0\n", "t.yaml:4: port: 0 is outside 1..65535" },
-	{ MIN "port: 65536\n", "t.yaml:4: port: 65536 is outside 1..65535" },
-	{ MIN "port: 99999999999999999999\n", "t.yaml:4: port: 99999999999999999999 is outside" },
-	{ MIN "timeout: 99ms\n", "t.yaml:4: timeout: 99ms is outside 100ms..1h" },
-	{ MIN "timeout: 2h\n", "t.yaml:4: timeout: 2h is outside 100ms..1h" },
-	{ MIN "limit: 1023\n", "t.yaml:4: limit: 1023 is less than 1KiB" },
-	{ MIN "limit: 99999999999999999999GiB\n", "t.yaml:4: limit: \"99999999999999999999GiB\" is too large a size" },
-	{ "stage: dev\nbroker: {servers: []}\n", "t.yaml:2: broker.servers: 0 items, must be 1..3" },
-	{ "stage: dev\nbroker: {servers: [a, b, c, d]}\n", "t.yaml:2: broker.servers: 4 items, must be 1..3" },
-	{ MIN "sources: [{name: a}, {name: b}, {name: c}, {name: d}]\n", "t.yaml:4: sources: 4 items, must be 0..3" },
+	{ MIN "port: 0\n", "t.yaml:4:7: port: 0 is outside 1..65535" },
+	{ MIN "port: 65536\n", "t.yaml:4:7: port: 65536 is outside 1..65535" },
+	{ MIN "port: 99999999999999999999\n", "t.yaml:4:7: port: 99999999999999999999 is outside" },
+	{ MIN "timeout: 99ms\n", "t.yaml:4:10: timeout: 99ms is outside 100ms..1h" },
+	{ MIN "timeout: 2h\n", "t.yaml:4:10: timeout: 2h is outside 100ms..1h" },
+	{ MIN "limit: 1023\n", "t.yaml:4:8: limit: 1023 is less than 1KiB" },
+	{ MIN "limit: 99999999999999999999GiB\n", "t.yaml:4:8: limit: \"99999999999999999999GiB\" is too large a size" },
+	{ "stage: dev\nbroker: {servers: []}\n", "t.yaml:2:19: broker.servers: 0 items, must be 1..3" },
+	{ "stage: dev\nbroker: {servers: [a, b, c, d]}\n", "t.yaml:2:19: broker.servers: 4 items, must be 1..3" },
+	{ MIN "sources: [{name: a}, {name: b}, {name: c}, {name: d}]\n", "t.yaml:4:10: sources: 4 items, must be 0..3" },
 	/* missing */
-	{ "broker: {servers: [a]}\n", "t.yaml:1: stage: is required, but missing" },
-	{ "", "t.yaml:1: stage: is required, but missing" },
-	{ "# nothing\n---\n", "t.yaml:1: stage: is required, but missing" },
-	{ "stage: dev\n", "t.yaml:1: broker.servers: is required, but missing" },
-	{ "stage: dev\nbroker:\n", "t.yaml:2: broker.servers: is required, but missing" },
-	{ "stage: dev\nbroker:\n  linger: 1s\n", "t.yaml:3: broker.servers: is required, but missing" },
-	{ MIN "oidc:\n  port: 1\n", "t.yaml:5: oidc.issuer: is required, but missing" },
-	{ MIN "sources:\n  - name: a\n  - weight: 3\n", "t.yaml:6: sources[1].name: is required, but missing" },
+	{ "broker: {servers: [a]}\n", "t.yaml:1:1: stage: is required, but missing" },
+	{ "", "t.yaml:1:1: stage: is required, but missing" },
+	{ "# nothing\n---\n", "t.yaml:1:1: stage: is required, but missing" },
+	{ "stage: dev\n", "t.yaml:1:1: broker.servers: is required, but missing" },
+	{ "stage: dev\nbroker:\n", "t.yaml:2:8: broker.servers: is required, but missing" },
+	{ "stage: dev\nbroker:\n  linger: 1s\n", "t.yaml:3:3: broker.servers: is required, but missing" },
+	{ MIN "oidc:\n  port: 1\n", "t.yaml:5:3: oidc.issuer: is required, but missing" },
+	{ MIN "sources:\n  - name: a\n  - weight: 3\n", "t.yaml:6:5: sources[1].name: is required, but missing" },
 	/* YAML that is refused */
-	{ "stage: &a dev\n", "t.yaml:1: &a: anchors are refused" },
-	{ "stage: dev\nbroker: &b\n  servers: [a]\n", "t.yaml:2: &b: anchors are refused" },
-	{ "stage: dev\nbroker:\n  servers: &c [a]\n", "t.yaml:3: &c: anchors are refused" },
-	{ "stage: *a\n", "t.yaml:1: *a: aliases are refused" },
-	{ MIN "port: !!int 80\n", "t.yaml:4: tag:yaml.org,2002:int: tags are refused" },
-	{ MIN "oidc: !x {issuer: a}\n", "t.yaml:4: !x: tags are refused" },
-	{ "%TAG ! tag:x,2000:\n---\nstage: dev\n", "t.yaml:1: %TAG: tags are refused" },
-	{ MIN "<<: {port: 1}\n", "t.yaml:4: <<: merges are refused" },
-	{ MIN "---\nstage: dev\n", "t.yaml:4: ---: only one document is allowed" },
-	{ MIN "title: [[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]\n", "t.yaml:4: yaml: is nested too deep" },
+	{ "stage: &a dev\n", "t.yaml:1:8: &a: anchors are refused" },
+	{ "stage: dev\nbroker: &b\n  servers: [a]\n", "t.yaml:2:9: &b: anchors are refused" },
+	{ "stage: dev\nbroker:\n  servers: &c [a]\n", "t.yaml:3:12: &c: anchors are refused" },
+	{ "stage: *a\n", "t.yaml:1:8: *a: aliases are refused" },
+	{ MIN "port: !!int 80\n", "t.yaml:4:7: tag:yaml.org,2002:int: tags are refused" },
+	{ MIN "oidc: !x {issuer: a}\n", "t.yaml:4:7: !x: tags are refused" },
+	{ "%TAG ! tag:x,2000:\n---\nstage: dev\n", "t.yaml:1:1: %TAG: tags are refused" },
+	{ MIN "<<: {port: 1}\n", "t.yaml:4:1: <<: merges are refused" },
+	{ MIN "---\nstage: dev\n", "t.yaml:4:1: ---: only one document is allowed" },
+	{ MIN "title: [[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]\n", "t.yaml:4:23: yaml: is nested too deep" },
 	{ "stage: dev\nbroker: [a\n",
-		"t.yaml:3: yaml: did not find expected ',' or ']' (while parsing a flow sequence)" },
+		"t.yaml:3:1: yaml: did not find expected ',' or ']' (while parsing a flow sequence)" },
 	{ "stage: dev\n\tport: 1\n",
-		"t.yaml:2: yaml: found a tab character that violates indentation (while scanning a plain scalar)" },
-	{ "stage: dev\nport: a: b\n", "t.yaml:2: yaml: mapping values are not allowed in this context" },
+		"t.yaml:2:1: yaml: found a tab character that violates indentation (while scanning a plain scalar)" },
+	{ "stage: dev\nport: a: b\n", "t.yaml:2:8: yaml: mapping values are not allowed in this context" },
 	{ "stage: dev\ntitle: \"caf\xe9\"\n", "t.yaml:2: yaml: " },
 	{ "stage: dev\ntitle: \x01\n", "t.yaml:2: yaml: control characters are not allowed" },
 };
@@ -398,7 +398,7 @@ START_TEST(test_key_files)
 		ck_assert_str_eq(s.key_file, other);
 		sb_settings_release(sample_table, &s);
 	} else {
-		(void)snprintf(want, sizeof(want), "%s:4: key_file: key file \"%s\"", file, other);
+		(void)snprintf(want, sizeof(want), "%s:4:11: key_file: key file \"%s\"", file, other);
 		ck_assert_int_eq(r, SB_ECONFIG);
 		ck_assert_msg(strncmp(err.msg, want, strlen(want)) == 0, "%s", err.msg);
 		ck_assert_msg(strstr(err.msg, key_files[_i].reason) != NULL, "%s", err.msg);
@@ -517,7 +517,7 @@ START_TEST(test_required_group)
 	int64_t n = 0;
 
 	ck_assert_int_eq(sb_settings_parse(table, &n, "", 0, "t", &err), SB_ECONFIG);
-	ck_assert_str_eq(err.msg, "t:1: g: is required, but missing");
+	ck_assert_str_eq(err.msg, "t:1:1: g: is required, but missing");
 	ck_assert_int_eq(sb_settings_parse(table, &n, "g: {n: 5}", 9, "t", &err), SB_OK);
 	ck_assert_int_eq(n, 5);
 }
@@ -575,6 +575,26 @@ START_TEST(test_out_of_memory)
 }
 END_TEST
 
+/* Where a value stands, or what is around an absent one */
+START_TEST(test_where)
+{
+	static const char yaml[] = "stage: dev\nsources:\n  - name: a\n    columns: [x, y]\n  - { name: b, weight: 2 }\n";
+	static const struct { const char *path; size_t line, column; } places[] = {
+		{ "stage", 1, 8 }, { "sources", 3, 3 }, { "sources[0]", 3, 5 }, { "sources[0].columns[1]", 4, 18 }, { "sources[1].weight", 5, 24 },
+		{ "sources[1].columns", 5, 5 }, { "sources[7].name", 3, 3 }, { "nothing.at.all", 1, 1 }, { "stage[0]", 1, 8 }, { "sources[", 3, 5 }, { "", 1, 1 },
+	};
+
+	for (size_t i = 0; i < SB_COUNT(places); i++) {
+		size_t line = 0, column = 0;
+		sb_settings_where(yaml, strlen(yaml), places[i].path, &line, &column);
+		ck_assert_msg(line == places[i].line && column == places[i].column, "%s is said to be at %zu:%zu", places[i].path, line, column);
+	}
+	size_t line = 0, column = 0;
+	sb_settings_where("a: [", 4, "a", &line, &column);
+	ck_assert(line == 1 && column == 1);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("settings");
@@ -596,6 +616,7 @@ int main(void)
 	tcase_add_test(tc, test_required_group);
 	tcase_add_test(tc, test_reference);
 	tcase_add_test(tc, test_out_of_memory);
+	tcase_add_test(tc, test_where);
 	suite_add_tcase(s, tc);
 	return test_run(s);
 }

@@ -1,5 +1,5 @@
 /* Settings: one table per daemon. From it come the YAML parser, --check-config, --print-config, the reference page and the tests.
- * Unknown key, duplicate, wrong type, out of range, missing: SB_ECONFIG with "file:line: key: reason". YAML through libyaml;
+ * Unknown key, duplicate, wrong type, out of range, missing: SB_ECONFIG with "file:line:column: key: reason". YAML through libyaml;
  * anchors, tags and merges are refused. Environment override: SB_<PATH WITH _>, e.g. SB_BROKER_SERVERS (never for secrets nor inside lists;
  * an empty variable counts as none; STRINGS are separated by commas, there and in dflt: "[a, b]"). */
 #ifndef STAGEBRIDGE_SETTINGS_H
@@ -51,6 +51,9 @@ struct sb_setting {
 int sb_settings_load(const struct sb_setting *table, void *out, const char *file, struct sb_error *err) SB_MUSTCHECK;
 /** The same from memory; name stands for the file in messages, relative paths resolve against the current folder. */
 int sb_settings_parse(const struct sb_setting *table, void *out, const char *yaml, size_t n, const char *name, struct sb_error *err) SB_MUSTCHECK;
+/** For checks that a table cannot say: where the value of a dotted path ("edges[1].windows.deny[0].rrule") stands in a text that was parsed, or, when it is
+ * absent, the nearest mapping or list around it. 1:1 when the text is not YAML. */
+void sb_settings_where(const char *yaml, size_t n, const char *path, size_t *ret_line, size_t *ret_column);
 void sb_settings_release(const struct sb_setting *table, void *out);
 /** YAML of what is in force, with secrets as paths only. */
 void sb_settings_print(const struct sb_setting *table, const void *in, struct sb_buf *out);

@@ -20,6 +20,7 @@ struct sb_settings_ctx {
 struct sb_settings_place {
 	const char *name;
 	size_t line; /* 0: name says it all */
+	size_t column; /* 0: not known */
 };
 
 static inline void *sb_setting_field(void *base, const struct sb_setting *row)
@@ -32,7 +33,7 @@ static inline const void *sb_setting_field_const(const void *base, const struct 
 	return (const char *)base + row->offset;
 }
 
-/** "place: path: reason" as SB_ECONFIG. */
+/** "name:line:column: path: reason" as SB_ECONFIG. */
 int sb_settings_fail(struct sb_settings_ctx *ctx, const struct sb_settings_place *at, const char *fmt, ...)
 	SB_PRINTF(3, 4);
 

@@ -14,7 +14,7 @@ struct mapping {
 	const struct sb_setting *table;
 	void *base;
 	const yaml_node_t *node; /* NULL: absent */
-	size_t line;             /* where a message about an absent key points */
+	struct sb_settings_place at; /* where a message about an absent key points */
 	bool demand;             /* required settings must be there */
 };
 
@@ -25,9 +25,9 @@ struct reader {
 
 static int read_mapping(struct reader *rd, const struct mapping *m);
 
-static size_t line_of(const yaml_node_t *node)
+static struct sb_settings_place place_of(const struct reader *rd, const yaml_node_t *node)
 {
-	return node->start_mark.line + 1;
+	return (struct sb_settings_place){ rd->ctx.file, node->start_mark.line + 1, node->start_mark.column + 1 };
 }
 
 static bool is_null(const yaml_node_t *node)
@@ -57,16 +57,14 @@ static const char *node_word(const yaml_node_t *node)
 	return "nothing";
 }
 
-static int fail_at(struct reader *rd, size_t line, const char *reason)
+static int fail_at(struct reader *rd, struct sb_settings_place at, const char *reason)
 {
-	struct sb_settings_place at = { rd->ctx.file, line };
-
 	return sb_settings_fail(&rd->ctx, &at, "%s", reason);
 }
 
 static int fail_type(struct reader *rd, const yaml_node_t *node, const char *wanted)
 {
-	struct sb_settings_place at = { rd->ctx.file, line_of(node) };
+	struct sb_settings_place at = place_of(rd, node);
 
 	return sb_settings_fail(&rd->ctx, &at, "must be %s, not %s", wanted, node_word(node));
 }
@@ -120,12 +118,12 @@ static int scalar_text(struct reader *rd, const struct sb_setting *row, const ya
 	if (node->type != YAML_SCALAR_NODE)
 		return fail_type(rd, node, row->type == SB_SET_STRINGS ? "a list of strings" : "one value");
 	if (is_null(node))
-		return fail_at(rd, line_of(node), "has no value");
+		return fail_at(rd, place_of(rd, node), "has no value");
 	if (memchr(node->data.scalar.value, '\0', node->data.scalar.length) != NULL)
-		return fail_at(rd, line_of(node), "holds a NUL character");
+		return fail_at(rd, place_of(rd, node), "holds a NUL character");
 	quoted = node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
 	if (quoted && (row->type == SB_SET_INT || row->type == SB_SET_BOOL))
-		return fail_at(rd, line_of(node), row->type == SB_SET_INT ? "must be a whole number without quotes" :
+		return fail_at(rd, place_of(rd, node), row->type == SB_SET_INT ? "must be a whole number without quotes" :
 									  "must be true or false without quotes");
 	*ret = (const char *)node->data.scalar.value;
 	return SB_OK;
@@ -134,7 +132,7 @@ static int scalar_text(struct reader *rd, const struct sb_setting *row, const ya
 static int read_strings(
 	struct reader *rd, const struct sb_setting *row, struct sb_strings *field, const yaml_node_t *node)
 {
-	struct sb_settings_place at = { rd->ctx.file, line_of(node) };
+	struct sb_settings_place at = place_of(rd, node);
 
 	if (node->type != YAML_SEQUENCE_NODE)
 		return fail_type(rd, node, "a list of strings");
@@ -154,7 +152,7 @@ static int read_strings(
 
 static int read_value(struct reader *rd, const struct sb_setting *row, void *field, const yaml_node_t *node)
 {
-	struct sb_settings_place at = { rd->ctx.file, line_of(node) };
+	struct sb_settings_place at = place_of(rd, node);
 	const char *text = NULL;
 	int r;
 
@@ -166,7 +164,7 @@ static int read_value(struct reader *rd, const struct sb_setting *row, void *fie
 
 static int read_list(struct reader *rd, const struct sb_setting *row, struct sb_list *list, const yaml_node_t *node)
 {
-	struct sb_settings_place at = { rd->ctx.file, line_of(node) };
+	struct sb_settings_place at = place_of(rd, node);
 	size_t count;
 	int r;
 
@@ -182,7 +180,7 @@ static int read_list(struct reader *rd, const struct sb_setting *row, struct sb_
 	rd->ctx.in_list++;
 	for (size_t i = 0; i < count; i++) {
 		const yaml_node_t *item = yaml_document_get_node(rd->doc, node->data.sequence.items.start[i]);
-		struct mapping m = { row->sub, (char *)list->item + i * row->item_size, item, line_of(item), true };
+		struct mapping m = { row->sub, (char *)list->item + i * row->item_size, item, place_of(rd, item), true };
 		size_t n = path_push_index(rd, i);
 		list->count = i + 1; /* so that a release reaches the half-read one */
 		if (item->type != YAML_MAPPING_NODE)
@@ -199,15 +197,15 @@ static int read_list(struct reader *rd, const struct sb_setting *row, struct sb_
 static int read_group(
 	struct reader *rd, const struct sb_setting *row, const struct mapping *parent, const yaml_node_t *node)
 {
-	struct mapping m = { row->sub, sb_setting_field(parent->base, row), NULL, parent->line, parent->demand };
+	struct mapping m = { row->sub, sb_setting_field(parent->base, row), NULL, parent->at, parent->demand };
 
 	if (node == NULL) {
 		if ((row->flags & SB_SET_REQUIRED) != 0 && parent->demand)
-			return fail_at(rd, parent->line, "is required, but missing");
+			return fail_at(rd, parent->at, "is required, but missing");
 		m.demand = parent->demand && (row->flags & SB_SET_OPTIONAL) == 0;
 		return read_mapping(rd, &m);
 	}
-	m.line = line_of(node);
+	m.at = place_of(rd, node);
 	if (node->type == YAML_MAPPING_NODE)
 		m.node = node;
 	else if (!is_null(node)) /* a group whose lines are all commented out is an empty one */
@@ -218,7 +216,7 @@ static int read_group(
 static int read_row(struct reader *rd, const struct sb_setting *row, const struct mapping *m, const yaml_node_t *node)
 {
 	char variable[SB_SETTINGS_PATH_MAX + 4];
-	struct sb_settings_place built_in = { "default", 0 };
+	struct sb_settings_place built_in = { "default", 0, 0 };
 	void *field = sb_setting_field(m->base, row);
 	const char *text;
 
@@ -229,7 +227,7 @@ static int read_row(struct reader *rd, const struct sb_setting *row, const struc
 	if (row->type != SB_SET_LIST) {
 		text = from_environment(rd, row, variable, sizeof(variable));
 		if (text != NULL) {
-			struct sb_settings_place at = { variable, 0 };
+			struct sb_settings_place at = { variable, 0, 0 };
 			if (!sb_utf8_ok(text, strlen(text)))
 				return sb_settings_fail(&rd->ctx, &at, "is not UTF-8");
 			return sb_settings_set(&rd->ctx, row, field, text, &at);
@@ -240,7 +238,7 @@ static int read_row(struct reader *rd, const struct sb_setting *row, const struc
 			return sb_settings_set(&rd->ctx, row, field, row->dflt, &built_in);
 	}
 	if ((row->flags & SB_SET_REQUIRED) != 0 && m->demand)
-		return fail_at(rd, m->line, "is required, but missing");
+		return fail_at(rd, m->at, "is required, but missing");
 	return SB_OK;
 }
 
@@ -274,7 +272,7 @@ static int check_keys(struct reader *rd, const struct mapping *m)
 
 	for (const yaml_node_pair_t *p = first; p < m->node->data.mapping.pairs.top; p++) {
 		const yaml_node_t *node = yaml_document_get_node(rd->doc, p->key);
-		struct sb_settings_place at = { rd->ctx.file, line_of(node) };
+		struct sb_settings_place at = place_of(rd, node);
 		const yaml_node_pair_t *same;
 		const char *key;
 		size_t n;
@@ -291,7 +289,7 @@ static int check_keys(struct reader *rd, const struct mapping *m)
 		same = find_pair(rd, m->node, first, key);
 		if (same != NULL && same != p)
 			return sb_settings_fail(&rd->ctx, &at, "duplicate of line %zu",
-						line_of(yaml_document_get_node(rd->doc, same->key)));
+						place_of(rd, yaml_document_get_node(rd->doc, same->key)).line);
 		path_pop(rd, n);
 	}
 	return SB_OK;
@@ -318,7 +316,7 @@ static int read_mapping(struct reader *rd, const struct mapping *m)
 static int read_document(struct reader *rd, const struct sb_setting *table, void *out)
 {
 	const yaml_node_t *root = yaml_document_get_root_node(rd->doc);
-	struct mapping m = { table, out, root, 1, true };
+	struct mapping m = { table, out, root, { rd->ctx.file, 1, 1 }, true };
 
 	if (root != NULL && is_null(root))
 		m.node = NULL;

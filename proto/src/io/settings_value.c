@@ -23,7 +23,9 @@ int sb_settings_fail(struct sb_settings_ctx *ctx, const struct sb_settings_place
 	va_end(ap);
 	if (at->line == 0)
 		return sb_fail(ctx->err, SB_ECONFIG, "%s: %s: %s", at->name, ctx->path, reason);
-	return sb_fail(ctx->err, SB_ECONFIG, "%s:%zu: %s: %s", at->name, at->line, ctx->path, reason);
+	if (at->column == 0)
+		return sb_fail(ctx->err, SB_ECONFIG, "%s:%zu: %s: %s", at->name, at->line, ctx->path, reason);
+	return sb_fail(ctx->err, SB_ECONFIG, "%s:%zu:%zu: %s: %s", at->name, at->line, at->column, ctx->path, reason);
 }
 
 /* ---- spelling ---- */

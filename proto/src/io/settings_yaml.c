@@ -21,13 +21,13 @@ static size_t line_at(const char *yaml, size_t n, size_t offset)
 
 int sb_settings_yaml_error(struct sb_settings_ctx *ctx, const yaml_parser_t *parser, const char *yaml, size_t n)
 {
-	struct sb_settings_place at = { ctx->file, parser->problem_mark.line + 1 };
+	struct sb_settings_place at = { ctx->file, parser->problem_mark.line + 1, parser->problem_mark.column + 1 };
 	const char *problem = parser->problem != NULL ? parser->problem : "cannot be read";
 
 	if (parser->error == YAML_MEMORY_ERROR)
 		return sb_fail_nomem(ctx->err);
 	if (parser->error == YAML_READER_ERROR) /* has no mark, only a place in the bytes */
-		at.line = line_at(yaml, n, parser->problem_offset);
+		at = (struct sb_settings_place){ ctx->file, line_at(yaml, n, parser->problem_offset), 0 };
 	(void)snprintf(ctx->path, sizeof(ctx->path), "yaml"); /* no setting is known here */
 	if (parser->context != NULL)
 		return sb_settings_fail(ctx, &at, "%s (%s)", problem, parser->context);
@@ -38,7 +38,7 @@ int sb_settings_yaml_error(struct sb_settings_ctx *ctx, const yaml_parser_t *par
 static int refuse(
 	struct sb_settings_ctx *ctx, const yaml_event_t *event, const char *mark, const void *name, const char *reason)
 {
-	struct sb_settings_place at = { ctx->file, event->start_mark.line + 1 };
+	struct sb_settings_place at = { ctx->file, event->start_mark.line + 1, event->start_mark.column + 1 };
 
 	(void)snprintf(ctx->path, sizeof(ctx->path), "%s%.60s", mark,
 		(const char *)name); /* for the message only: may be cut */
@@ -121,4 +121,48 @@ int sb_settings_prescan(struct sb_settings_ctx *ctx, const char *yaml, size_t n)
 	yaml_parser_delete(&parser);
 	ctx->path[0] = r == SB_OK ? '\0' : ctx->path[0];
 	return r;
+}
+
+/* One step of a path, "[3]" or "key" with an optional dot before: the node below, NULL when there is none. *path moves behind the step. */
+static yaml_node_t *descend(yaml_document_t *doc, const yaml_node_t *node, const char **path)
+{
+	const char *p = **path == '.' ? *path + 1 : *path;
+	size_t len = *p == '[' ? strcspn(p, "]") + 1 : strcspn(p, ".[");
+	uint64_t index = 0;
+
+	*path = p + (len <= strlen(p) ? len : strlen(p));
+	if (*p == '[') {
+		for (const char *d = p + 1; *d >= '0' && *d <= '9' && index < UINT32_MAX; d++)
+			index = index * 10 + (uint64_t)(*d - '0');
+		if (node->type != YAML_SEQUENCE_NODE || index >= (uint64_t)(node->data.sequence.items.top - node->data.sequence.items.start))
+			return NULL;
+		return yaml_document_get_node(doc, node->data.sequence.items.start[index]);
+	}
+	if (node->type != YAML_MAPPING_NODE)
+		return NULL;
+	for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
+		const yaml_node_t *key = yaml_document_get_node(doc, pair->key);
+		if (key->type == YAML_SCALAR_NODE && key->data.scalar.length == len && memcmp(key->data.scalar.value, p, len) == 0)
+			return yaml_document_get_node(doc, pair->value);
+	}
+	return NULL;
+}
+
+void sb_settings_where(const char *yaml, size_t n, const char *path, size_t *ret_line, size_t *ret_column)
+{
+	yaml_document_t doc;
+	yaml_parser_t parser;
+
+	*ret_line = *ret_column = 1;
+	if (!yaml_parser_initialize(&parser))
+		return;
+	yaml_parser_set_input_string(&parser, (const unsigned char *)yaml, n);
+	if (yaml_parser_load(&parser, &doc)) {
+		for (const yaml_node_t *node = yaml_document_get_root_node(&doc); node; node = *path ? descend(&doc, node, &path) : NULL) {
+			*ret_line = node->start_mark.line + 1;
+			*ret_column = node->start_mark.column + 1;
+		}
+		yaml_document_delete(&doc);
+	}
+	yaml_parser_delete(&parser);
 }
