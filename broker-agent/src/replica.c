@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "stagebridge/clock.h"
+#include "stagebridge/described.h"
 #include "stagebridge/log.h"
 #include "stagebridge/metric.h"
 
@@ -44,7 +45,7 @@ static void report(struct agent *a, const char *state, const char *what)
 static int read_type(struct copy *c, struct sb_error *err)
 {
 	const char *slash = strchr(c->meta->stream, '/');
-	const char *kind = c->meta->event == SB_EV_ENTITY_CHANGED ? "entity/" : "snapshot/";
+	const char *kind = c->meta->event == SB_EV_ENTITY_CHANGED || c->meta->event == SB_EV_ENTITY_DESCRIBED ? "entity/" : "snapshot/";
 
 	if (!slash || strncmp(c->meta->stream, kind, strlen(kind)) != 0 || !sb_type_ok(slash + 1))
 		return sb_fail(err, SB_EPROTO, "stream is not one of an entity type");
@@ -131,6 +132,23 @@ static int snapshot_ended(struct copy *c, const json_t *value, const char *snaps
 	return r;
 }
 
+static int apply_description(struct copy *c, struct sb_error *err)
+{
+	struct sb_entity_tables *t = NULL;
+	json_t *described = NULL;
+	bool news = false;
+
+	int r = sb_described_parse(&described, c->ir->rec.value, c->ir->rec.value_len, err);
+	if (r == 0 && strcmp(json_string_value(json_object_get(described, "type")), c->type) != 0)
+		r = sb_fail(err, SB_EPROTO, "description is of another type than its stream");
+	if (r == 0)
+		r = replica_tables(c->rp, c->meta->stage, &t, err);
+	if (r == 0)
+		r = sb_entity_describe(t, described, &news, err);
+	json_decref(described);
+	return r;
+}
+
 static int apply_marker(struct copy *c, struct sb_error *err)
 {
 	json_auto_t *value = json_loadb(c->ir->rec.value, c->ir->rec.value_len, JSON_REJECT_DUPLICATES, NULL);
@@ -167,7 +185,7 @@ static int on_gap(struct copy *c, struct sb_error *err)
 	(void)snprintf(text, sizeof(text), "records of %s/%s are missing", c->meta->stage, c->meta->stream); /* a cut text is fine */
 	sb_log(SB_ERROR, "stream_gap", "source=%s session=%" PRIu64 " sequence=%" PRIu64, c->meta->source, c->meta->session, c->meta->sequence);
 	report(c->rp->a, "gap", text);
-	if (c->meta->event == SB_EV_ENTITY_CHANGED)
+	if (c->meta->event == SB_EV_ENTITY_CHANGED || c->meta->event == SB_EV_ENTITY_DESCRIBED)
 		return 0;
 	return replica_snapshot_broken(c->rp, c->meta->stage, c->type, err);
 }
@@ -213,7 +231,9 @@ static int take_verified(struct copy *c, struct sb_error *err)
 		r = replica_stream_load(c->rp, c->meta->source, &c->stream, err);
 	if (r == 0)
 		r = judge(c, &apply, err);
-	if (r == 0 && apply)
+	if (r == 0 && apply && c->meta->event == SB_EV_ENTITY_DESCRIBED)
+		r = apply_description(c, err);
+	else if (r == 0 && apply)
 		r = batch ? apply_batch(c, err) : apply_marker(c, err);
 	if (r == 0 && apply) {
 		advance(c);

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "agent_fixture.h"
+#include "schema.h"
+#include "stagebridge/described.h"
 
 #define MODEL_STREAMS 32
 
@@ -16,8 +18,9 @@
 struct model {
 	json_t *type;                 /* type -> { key -> [incarnation, lsn, seq, alive, cells] } */
 	json_t *columns;              /* type -> [names] of the last shape */
+	json_t *described;            /* type -> the last description */
 	struct { char source[SB_SOURCE_MAX]; struct sb_stream_in in; bool known; struct sb_position to; uint64_t incarnation; } stream[MODEL_STREAMS];
-	unsigned n_streams, records, sessions, begun, ended;
+	unsigned n_streams, records, sessions, begun, ended, descriptions;
 	uint64_t changes[128];        /* by op */
 };
 
@@ -199,6 +202,12 @@ static inline void model_take(struct model *m, const struct sb_keyring *keyring,
 	ck_assert_ptr_nonnull(value);
 	m->begun += meta.event == SB_EV_SNAPSHOT_BEGUN;
 	m->ended += meta.event == SB_EV_SNAPSHOT_ENDED;
+	if (meta.event == SB_EV_ENTITY_DESCRIBED) {
+		fix_ok(sb_described_check(value, &err), err);
+		ck_schema("entity.described", value);
+		json_object_set(m->described, json_string_value(json_object_get(value, "type")), value);
+		m->descriptions++;
+	}
 	if (meta.event == SB_EV_SNAPSHOT_ENDED)
 		sweep(m, value);
 	json_decref(value);
@@ -239,12 +248,14 @@ static inline void model_init(struct model *m)
 	memset(m, 0, sizeof(*m));
 	m->type = json_object();
 	m->columns = json_object();
+	m->described = json_object();
 }
 
 static inline void model_release(struct model *m)
 {
 	json_decref(m->type);
 	json_decref(m->columns);
+	json_decref(m->described);
 }
 
 #endif

@@ -160,6 +160,29 @@ START_TEST(test_copies)
 }
 END_TEST
 
+/* What the owner's catalog says: columns without a row, comments for the stage's people. */
+START_TEST(test_described)
+{
+	static const char told[] = "{\"type\":\"experiment\",\"incarnation\":1,\"lsn\":\"0/120\",\"comment\":\"runs\",\"rows\":1,\"withheld\":[],\"columns\":["
+		"{\"name\":\"id\",\"type\":\"integer\",\"key\":true,\"source_type\":\"integer\",\"comment\":\"number\",\"labels\":[],\"class\":\"public\"},"
+		"{\"name\":\"size\",\"type\":\"bigint\",\"key\":false,\"source_type\":\"bigint\",\"comment\":\"\",\"labels\":[],\"class\":\"public\"}]}";
+	char other[sizeof(told)];
+
+	lane_start();
+	send_row(&entity, SB_EV_ENTITY_CHANGED, 'i', 0x100, "100.0", "110.0", "1", "a", false);
+	send_record(&entity, SB_EV_ENTITY_DESCRIBED, NULL, NULL, told, strlen(told), false);
+	becomes("SELECT string_agg(attname || ':' || atttypid::regtype || ':' || coalesce(col_description(attrelid, attnum), ''), ' ' ORDER BY attnum) FROM pg_attribute"
+		" WHERE attrelid = to_regclass('replica.experiment') AND attnum > 0", "id:integer:number size:bigint:");
+	becomes("SELECT obj_description('replica.experiment'::regclass)", "runs");
+	memcpy(other, told, sizeof(told));
+	memcpy(strstr(other, "experiment"), "experience", 10);
+	send_record(&entity, SB_EV_ENTITY_DESCRIBED, NULL, NULL, other, strlen(other), false);
+	becomes("SELECT class || ' ' || (SELECT next_offset FROM store.down_position) FROM store.quarantine", "data 3");
+	/* it holds its place in the stream and covers no positions */
+	becomes("SELECT sequence || ' ' || to_hex(lsn) FROM store.down_stream", "3 110");
+}
+END_TEST
+
 START_TEST(test_refused_and_missing)
 {
 	lane_start();
@@ -226,6 +249,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, set_up, tear_down);
 	tcase_set_timeout(tc, 90);
 	tcase_add_test(tc, test_copies);
+	tcase_add_test(tc, test_described);
 	tcase_add_test(tc, test_refused_and_missing);
 	tcase_add_test(tc, test_snapshot_with_a_hole_does_not_sweep);
 	tcase_add_test(tc, test_connection_lost);

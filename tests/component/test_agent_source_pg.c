@@ -118,6 +118,11 @@ static bool lots_with_x(struct rig *g)
 	return equal(g, "lot", "SELECT json_object_agg(a || '|' || b || '|', json_build_array(a, b::text, v::text, w::text, x)) FROM app.lot");
 }
 
+static bool lots_described_equal(struct rig *g)
+{
+	return equal(g, "lot", "SELECT json_object_agg(a || '|' || b || '|', json_build_array(a, b::text, worth::text, mood::text, mail)) FROM app.lot");
+}
+
 static bool small_items(struct rig *g)
 {
 	return equal(g, "item", ITEM_QUERY " WHERE id <> 2");
@@ -560,6 +565,68 @@ START_TEST(kinds_of_tables)
 }
 END_TEST
 
+/* --- what the catalog says --- */
+
+/* "comment / name type source_type comment labels; ..." of the last description of lots; woken, the source looks at its catalog at once */
+static const char *lot_described(struct rig *g)
+{
+	static char out[1024];
+	const json_t *d = json_object_get(g->m.described, "lot"), *c;
+	size_t i, n = (size_t)snprintf(out, sizeof(out), "%s /", d ? json_string_value(json_object_get(d, "comment")) : "");
+
+	json_array_foreach(json_object_get(d, "columns"), i, c)
+	{
+		char *labels = json_dumps(json_object_get(c, "labels"), JSON_COMPACT);
+		n += (size_t)snprintf(out + n, sizeof(out) - n, " %s%s %s %s %s %s;", json_string_value(json_object_get(c, "name")), json_is_true(json_object_get(c, "key")) ? "*" : "",
+			json_string_value(json_object_get(c, "type")), json_string_value(json_object_get(c, "source_type")), json_string_value(json_object_get(c, "comment")), labels);
+		free(labels);
+	}
+	sb_lanes_wake(g->fix.a.lanes, "source/main");
+	return out;
+}
+
+#define LOT_KEY " a* text text  []; b* integer integer  [];"
+
+static bool lot_first(struct rig *g)
+{
+	return strcmp(lot_described(g), " /" LOT_KEY " v numeric(10,2) numeric(10,2)  [];") == 0;
+}
+
+static bool lot_commented(struct rig *g)
+{
+	return strcmp(lot_described(g), "all lots /" LOT_KEY " v numeric(10,2) numeric(10,2) worth []; mood app.mood app.mood  [\"ok\",\"bad\"];"
+		" mail character varying(50) app.mail  [];") == 0;
+}
+
+static bool lot_renamed(struct rig *g)
+{
+	return strcmp(lot_described(g), "all lots /" LOT_KEY " worth numeric(10,2) numeric(10,2) worth []; mood app.mood app.mood  [\"ok\",\"bad\",\"late\"];"
+		" mail character varying(50) app.mail  [];") == 0;
+}
+
+/* DDL and comments are told without a row that changes; an idle catalog is silent; private columns are not named. */
+START_TEST(described)
+{
+	struct rig g;
+
+	rig_make(&g, "described");
+	sql(&g, "COMMENT ON COLUMN app.item.secret IS 'HUSH'");
+	rig_start(&g);
+	ck_assert(pull_until(&g, lot_first, 20000));
+	sql(&g, "CREATE TYPE app.mood AS ENUM ('ok', 'bad'); CREATE DOMAIN app.word AS varchar(50); CREATE DOMAIN app.mail AS app.word CHECK (value LIKE '%@%');"
+		"ALTER TABLE app.lot ADD COLUMN mood app.mood, ADD COLUMN mail app.mail; COMMENT ON TABLE app.lot IS 'all lots'; COMMENT ON COLUMN app.lot.v IS 'worth'");
+	ck_assert(pull_until(&g, lot_commented, 20000));
+	sql(&g, "ALTER TYPE app.mood ADD VALUE 'late'; ALTER TABLE app.lot RENAME v TO worth");
+	ck_assert(pull_until(&g, lot_renamed, 20000));
+	sql(&g, "INSERT INTO app.lot VALUES ('a', 1, 1, 'late', 'x@example.org')");
+	ck_assert(pull_until(&g, lots_described_equal, 20000));
+	unsigned told = g.m.descriptions;
+	rig_stop(&g);
+	ck_assert_uint_le(told, 40); /* what is no news is not told at every look */
+	rig_free(&g);
+}
+END_TEST
+
 /* A row that no record can hold does not stop the others. */
 START_TEST(row_too_large)
 {
@@ -592,6 +659,7 @@ static Suite *suite(void)
 	tcase_add_test(t, new_lives);
 	tcase_add_test(t, ddl_brings_a_snapshot);
 	tcase_add_test(t, kinds_of_tables);
+	tcase_add_test(t, described);
 	tcase_add_test(t, row_too_large);
 	suite_add_tcase(s, t);
 	return s;

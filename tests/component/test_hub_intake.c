@@ -181,6 +181,38 @@ START_TEST(test_broken_snapshot_does_not_sweep)
 }
 END_TEST
 
+#define DESCRIBED(lsn, comment)                                                                                                             \
+	"{\"type\":\"experiment\",\"incarnation\":1,\"lsn\":\"" lsn "\",\"comment\":\"" comment "\",\"rows\":7,\"withheld\":[\"reviewer\"],"   \
+	"\"columns\":[{\"name\":\"id\",\"type\":\"integer\",\"key\":true,\"source_type\":\"integer\",\"comment\":\"number\",\"labels\":[],"    \
+	"\"class\":\"public\"},{\"name\":\"state\",\"type\":\"app.mood\",\"key\":false,\"source_type\":\"app.mood\",\"comment\":\"\","      \
+	"\"labels\":[\"ok\",\"bad\"],\"class\":\"internal\"}]}"
+
+/* What the source's catalog says reaches people without a row, keeps its place in the stream and moves no position */
+START_TEST(test_described)
+{
+	struct sb_stream_out so;
+
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	stream(&so, DEV, "entity/experiment", 1);
+	rig_entity(&rig, DEV, &so, &(struct rig_batch){ "experiment", 1, 1, 10, "a", 0, NULL });
+	rig_marker(&rig, DEV, &so, SB_EV_ENTITY_DESCRIBED, DESCRIBED("0/3000", "runs"));
+	rig_await(&rig, "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('dev.experiment') AND attname = 'state'", 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.entity_column WHERE stage = 'dev' AND type = 'experiment' AND column_name = 'state' AND"
+		" source_type = 'app.mood' AND shown_type = 'text' AND NOT key AND class = 'internal' AND labels = '{ok,bad}' AND place = 2"), 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.entity_column WHERE column_name = 'reviewer' AND class = 'withheld' AND shown_type IS NULL"), 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM pg_class WHERE oid = 'dev.experiment'::regclass AND obj_description(oid) = 'runs'"), 1);
+	/* older than what is known, and one that is none */
+	rig_marker(&rig, DEV, &so, SB_EV_ENTITY_DESCRIBED, DESCRIBED("0/2000", "old"));
+	rig_marker(&rig, DEV, &so, SB_EV_ENTITY_DESCRIBED, "{\"type\":\"experiment\",\"columns\":[]}");
+	rig_await(&rig, QUARANTINED("data"), 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM pg_class WHERE oid = 'dev.experiment'::regclass AND obj_description(oid) = 'runs'"), 1);
+	rig_entity(&rig, DEV, &so, &(struct rig_batch){ "experiment", 1, 10, 20, "b", 0, NULL });
+	rig_await(&rig, EXPERIMENTS, 19);
+	ck_assert_int_eq(rig_i64(&rig, QUARANTINED("gap")), 0);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT lsn FROM sb.stream WHERE source LIKE '%entity/experiment'"), 20000);
+}
+END_TEST
+
 START_TEST(test_zombie_and_equivocation)
 {
 	struct sb_stream_out old, so, twin;
@@ -562,6 +594,7 @@ int main(void)
 	tcase_add_test(tc, test_gap_and_resync);
 	tcase_add_test(tc, test_position_gap);
 	tcase_add_test(tc, test_broken_snapshot_does_not_sweep);
+	tcase_add_test(tc, test_described);
 	tcase_add_test(tc, test_zombie_and_equivocation);
 	tcase_add_test(tc, test_not_owned);
 	tcase_add_test(tc, test_owned_now);

@@ -86,7 +86,7 @@ static const char table_query[] =
 	" FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
 
 static const char columns_query[] =
-	"SELECT a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atthasdef OR a.atthasmissing OR a.attidentity <> '', a.attgenerated <> '',"
+	"SELECT a.attnum, a.attname, " PGSRC_TYPE_SQL("a.atttypid", "a.atttypmod") ", a.atthasdef OR a.atthasmissing OR a.attidentity <> '', a.attgenerated <> '',"
 	" EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),"
 	" EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisreplident AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),"
 	" has_column_privilege(a.attrelid, a.attnum, 'SELECT'), current_user"

@@ -73,7 +73,7 @@ static int ask_type_name(struct pgsrc *s, uint32_t oid, int32_t typmod, char **r
 
 	(void)snprintf(id, sizeof(id), "%" PRIu32, oid);      /* both fit */
 	(void)snprintf(mod, sizeof(mod), "%" PRId32, typmod);
-	int r = sb_pg_exec(s->pg, "SELECT CASE WHEN EXISTS (SELECT FROM pg_type WHERE oid = $1::oid) THEN format_type($1::oid, $2::int4) ELSE 'text' END", 2, param, &res, err);
+	int r = sb_pg_exec(s->pg, "SELECT coalesce(" PGSRC_TYPE_SQL("$1::oid", "$2::int4") ", 'text')", 2, param, &res, err);
 	if (r < 0)
 		return r;
 	*ret = sb_strdup(sb_pg_get(res, 0, 0));

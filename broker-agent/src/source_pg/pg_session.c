@@ -27,6 +27,15 @@ static int read_tables(struct pgsrc *s, struct sb_error *err)
 	return 0;
 }
 
+/* Where the server is, just before the catalog is read */
+static int position_before(struct pgsrc *s, uint64_t *ret, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+
+	int r = sb_pg_exec(s->pg, "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text", 0, NULL, &res, err);
+	return r < 0 ? r : sb_lsn_parse(sb_pg_get(res, 0, 0), ret, err);
+}
+
 /* After the publication had its say. Logged when it is news. */
 static void log_refusals(struct pgsrc *s)
 {
@@ -186,12 +195,15 @@ int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
 {
 	struct sb_pgrepl_system sys;
 	bool made = false, wanted = false;
+	uint64_t before = 0;
 
 	int r = agent_state_open(&s->db, s->a, err);
 	if (r == 0)
 		r = pgoutput_new(&s->decoder, err);
 	if (r == 0)
 		r = connect(s, &sys, err);
+	if (r == 0)
+		r = position_before(s, &before, err);
 	if (r == 0)
 		r = read_tables(s, err);
 	if (r == 0)
@@ -202,6 +214,8 @@ int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
 	r = find_life(s, &sys, made, err);
 	if (r == 0)
 		r = pgsrc_state_types(s, &wanted, err);
+	if (r == 0)
+		r = pgsrc_describe_look(s, before, err);
 	if (r == 0)
 		r = open_publisher(s, err);
 	if (r == 0)
@@ -225,8 +239,11 @@ int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err)
 {
 	struct slot slot;
 	bool made = false, wanted = false;
+	uint64_t before = 0;
 
-	int r = read_tables(s, err);
+	int r = position_before(s, &before, err);
+	if (r == 0)
+		r = read_tables(s, err);
 	if (r == 0)
 		r = pgsrc_publication(s, &made, err);
 	if (r == 0 && made) {
@@ -240,6 +257,8 @@ int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err)
 	r = pgsrc_state_types(s, &wanted, err);
 	if (r == 0)
 		r = look_at_slot(s, &slot, err);
+	if (r == 0)
+		r = pgsrc_describe_look(s, before, err);
 	if (r == 0 && wanted)
 		wake_snapshots(s);
 	return r;

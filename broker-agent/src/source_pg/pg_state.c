@@ -232,6 +232,8 @@ static int check_type(struct pgsrc *s, struct pgsrc_type *t, bool *ret_wanted, s
 		reason = changed ? pgsrc_shape_demands(sb_db_text(st, 0), &t->table) : NULL;
 		*ret_wanted = *ret_wanted || strcmp(sb_db_text(st, 1), "done") != 0;
 	}
+	/* whoever is to get a snapshot may not have heard what the type is */
+	t->say_again = t->say_again || reason || strcmp(sb_db_text(st, 1), "wanted") == 0;
 	sb_db_done(SB_TAKE(st));
 	t->active = true;
 	if (reason) {

@@ -3,6 +3,8 @@
 #ifndef AGENT_PGSRC_H
 #define AGENT_PGSRC_H
 
+#include <jansson.h>
+
 #include "pgoutput.h"
 #include "source.h"
 #include "stagebridge/pg.h"
@@ -20,8 +22,13 @@
 
 /* ---- pg_catalog.c: what the catalog says of a configured table ---- */
 
+/* SQL: format_type() of a column's type, of a domain that of its base type: receivers know no domains, and its values are those of the base. */
+#define PGSRC_TYPE_SQL(oid, typmod)                                                                                                         \
+	"(WITH RECURSIVE d (t, m) AS (SELECT " oid ", " typmod " UNION ALL SELECT y.typbasetype, y.typtypmod FROM d JOIN pg_type y ON y.oid = d.t WHERE y.typtype = 'd')" \
+	" SELECT format_type(d.t, d.m) FROM d JOIN pg_type y ON y.oid = d.t WHERE y.typtype <> 'd')"
+
 struct pgsrc_column {
-	char *name, *type;        /* type: format_type() */
+	char *name, *type;        /* type: PGSRC_TYPE_SQL */
 	int attnum;
 	bool key, has_default;
 };
@@ -80,6 +87,9 @@ struct pgsrc_type {               /* one configured table */
 	uint64_t opened;          /* order of opening */
 	struct sb_position from;  /* where the next record begins */
 	uint64_t withheld;
+	json_t *said, *to_say;    /* its description: as sent last in this session; as it is to be sent, NULL none */
+	uint64_t to_say_lsn, to_say_after; /* positions before its catalog was read, and when it had been read */
+	bool say_again;           /* at the next look, even when it is no news */
 };
 
 struct pgsrc_type_name { uint32_t oid; int32_t typmod; char *name; };
@@ -152,6 +162,14 @@ int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
 
 /** Looks whether the identity of a published table changed: then its updates may fail until the publication follows. */
 int pgsrc_guard(struct pgsrc *s, bool *ret_changed, struct sb_error *err) SB_MUSTCHECK;
+
+/* ---- pg_describe.c ---- */
+
+/** After a look at the catalog that began at position `before` and ended at s->server_lsn: which descriptions are to be sent. */
+int pgsrc_describe_look(struct pgsrc *s, uint64_t before, struct sb_error *err) SB_MUSTCHECK;
+/** Sends those that the stream has reached. */
+int pgsrc_describe_send(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
+void pgsrc_descriptions_release(struct pgsrc *s);
 
 /* ---- pg_state.c ---- */
 

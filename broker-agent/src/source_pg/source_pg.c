@@ -68,6 +68,8 @@ static int upkeep(struct pgsrc *s, bool with_catalog, struct sb_error *err)
 		s->catalog_ms = now + PGSRC_CATALOG_MS;
 		r = pgsrc_catalog_poll(s, err);
 	}
+	if (r == 0 && with_catalog)
+		r = pgsrc_describe_send(s, err);
 	if (r == 0 && now >= s->board_ms) {
 		s->board_ms = now + BOARD_MS;
 		pgsrc_board(s, "streaming");
@@ -228,6 +230,7 @@ static void close_all(struct pgsrc *s)
 	agent_publisher_free(s->pub);
 	pgoutput_free(s->decoder);
 	pgsrc_relations_release(s);
+	pgsrc_descriptions_release(s);
 	for (size_t i = 0; i < s->n_types; i++) {
 		sb_batch_free(s->type[i].batch);
 		pgsrc_table_release(&s->type[i].table);

@@ -10,6 +10,7 @@
 #include "intake.h"
 #include "ownership.h"
 #include "stagebridge/clock.h"
+#include "stagebridge/described.h"
 #include "stagebridge/log.h"
 #include "store/store.h"
 
@@ -155,6 +156,35 @@ static int apply(struct entity_job *job, struct sb_error *err)
 	return r;
 }
 
+/* For people: what the views lifecycle.entity_column and lifecycle.freshness say of the type */
+static int describe_for_people(struct entity_job *job, struct sb_error *err)
+{
+	sb_cleanup(sb_freep) char *text = json_dumps(job->what.body, JSON_COMPACT);
+	const char *param[] = { job->in->stage->name, job->what.type, text };
+
+	if (!text)
+		return sb_fail_nomem(err);
+	return sb_pg_exec(job->in->pg,
+		"INSERT INTO lifecycle.entity_description (stage, type, described) VALUES ($1, $2, $3::jsonb) "
+		"ON CONFLICT (stage, type) DO UPDATE SET described = excluded.described, at = now()",
+		3, param, NULL, err);
+}
+
+static int described(struct entity_job *job, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	bool news = false;
+
+	int r = sb_described_check(job->what.body, err);
+	if (r == 0 && !in->tables)
+		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = sb_entity_describe(in->tables, job->what.body, &news, err);
+	if (r == 0 && news)
+		r = describe_for_people(job, err);
+	return r;
+}
+
 static int begun(struct entity_job *job, struct sb_error *err)
 {
 	struct intake *in = job->in;
@@ -249,6 +279,8 @@ static int effects(void *user, struct sb_error *err)
 {
 	struct entity_job *job = user;
 
+	if (job->meta->event == SB_EV_ENTITY_DESCRIBED)
+		return described(job, err);
 	if (job->meta->event == SB_EV_SNAPSHOT_BEGUN)
 		return begun(job, err);
 	if (job->meta->event == SB_EV_SNAPSHOT_ENDED)

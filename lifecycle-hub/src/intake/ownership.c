@@ -62,7 +62,7 @@ int hub_entity_judge(
 		r = batch ? type_of_batch(rec, type, err) : type_of_marker(ret, rec, type, err);
 	if (r == 0 && strcmp(type, ret->type) != 0)
 		r = sb_fail(err, SB_EPROTO, "value is of another type than stream \"%s\"", meta->stream);
-	if (r == 0 && ret->snapshot != (meta->event != SB_EV_ENTITY_CHANGED))
+	if (r == 0 && ret->snapshot != (meta->event != SB_EV_ENTITY_CHANGED && meta->event != SB_EV_ENTITY_DESCRIBED))
 		r = sb_fail(err, SB_EPROTO, "record does not belong on stream \"%s\"", meta->stream);
 	if (r == 0) {
 		ret->rule = hub_type_find(t, ret->type);

@@ -1,8 +1,10 @@
 /* Where entities land in PostgreSQL: in the hub's sync view and in a stage's schema `replica`. One table per entity type in schema `store`
  * with the source's columns and types plus _inc, _lsn, _seq, _deleted; a view in the people's schema shows the live rows. Types that the
- * server does not know (enums, domains, extensions) become text. Everything runs inside the caller's transaction. */
+ * server does not have in pg_catalog (enums, extensions') become text: a row must never be refused because a label or an extension came here later than it. Everything runs inside the caller's transaction. */
 #ifndef STAGEBRIDGE_ENTITY_TABLE_H
 #define STAGEBRIDGE_ENTITY_TABLE_H
+
+#include <jansson.h>
 
 #include "stagebridge/change.h"
 #include "stagebridge/pg.h"
@@ -18,6 +20,12 @@ int sb_entity_ensure(struct sb_entity_tables *t, const struct sb_shape *shape, s
 
 /** Told about every row that the database refused, inside the transaction; key is its key cells for the quarantine. Return non-zero to stop. */
 typedef int (*sb_row_refused_fn)(void *user, const struct sb_shape *shape, const struct sb_change *c, const struct sb_error *why);
+
+/**
+ * Takes what the source's catalog says of a type (described.h, checked): table and view follow its columns, comments are set on the view and its columns.
+ * Older than the last one: nothing happens; the same: neither. ret_news: something was stored.
+ */
+int sb_entity_describe(struct sb_entity_tables *t, const json_t *described, bool *ret_news, struct sb_error *err) SB_MUSTCHECK;
 
 struct sb_apply_stats { uint64_t applied, stale, refused; };
 /**

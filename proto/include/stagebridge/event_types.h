@@ -10,6 +10,7 @@
 	X(AGENT_STARTED,         "agent.started",          SB_UP,   SB_EVENT,  true)          \
 	X(HEARTBEAT_SENT,        "heartbeat.sent",         SB_UP,   SB_EVENT,  true)          \
 	X(ENTITY_CHANGED,        "entity.changed",         SB_UP,   SB_ENTITY, false)         \
+	X(ENTITY_DESCRIBED,      "entity.described",       SB_UP,   SB_ENTITY, true)          \
 	X(SNAPSHOT_BEGUN,        "snapshot.begun",         SB_UP,   SB_ENTITY, true)          \
 	X(SNAPSHOT_ROWS,         "snapshot.rows",          SB_UP,   SB_ENTITY, false)         \
 	X(SNAPSHOT_ENDED,        "snapshot.ended",         SB_UP,   SB_ENTITY, true)          \

@@ -2,6 +2,8 @@
 #ifndef SB_ENTITY_PRIVATE_H
 #define SB_ENTITY_PRIVATE_H
 
+#include <jansson.h>
+
 #include "stagebridge/entity_table.h"
 
 #define ENTITY_SQL_MAX ((size_t)4 * 1024 * 1024) /* 1,600 columns named a dozen times in one statement */
@@ -29,6 +31,7 @@ struct entity_type {
 	bool has_table;
 	struct sb_shape shape;        /* current shape; empty without a table */
 	struct entity_version shape_at; /* version of the change that brought it */
+	json_t *described;            /* last description, checked; NULL: none came yet */
 	struct entity_column *column; /* physical columns but ours, in no order */
 	unsigned n_columns;
 	bool snapshot, partial;       /* a snapshot runs; some rows have missing columns */
@@ -88,6 +91,12 @@ void entity_array_add(struct sb_buf *out, const char *p, size_t n);  /* one elem
 int entity_evolve(struct sb_entity_tables *t, struct entity_type *type, const struct sb_shape *shape, struct entity_version at, struct sb_error *err) SB_MUSTCHECK;
 /* entity_types.c: DDL types of a shape's columns; ret[i] returns new */
 int entity_resolve_types(struct sb_entity_tables *t, const struct sb_shape *shape, char **ret, struct sb_error *err) SB_MUSTCHECK;
+
+/* entity_describe.c */
+/** Appends COMMENT ON statements for the type's view from its description; columns: those that the view shows. */
+void entity_comments(struct sb_buf *sql, const struct sb_entity_tables *t, const struct entity_type *type, const struct sb_shape *columns);
+/** Reads the stored text of a description back. Returns new. */
+int entity_described_load(json_t **ret, const char *text, struct sb_error *err) SB_MUSTCHECK;
 
 /* entity_rows.c: the path row by row */
 /** Applies one change (in a savepoint of the caller); ret_applied false: stale. */

@@ -319,7 +319,7 @@ static void view_statement(struct evolution *e, const char *before)
 	sb_buf_addf(sql, " WHERE NOT %sdeleted", e->type->prefix);
 }
 
-static int make_view(struct evolution *e, struct sb_error *err)
+static int replace_view(struct evolution *e, struct sb_error *err)
 {
 	struct sb_buf *sql = &e->t->sql;
 	char away[SB_TYPE_MAX + 1];
@@ -346,6 +346,17 @@ static int make_view(struct evolution *e, struct sb_error *err)
 	sb_pg_ident(sql, away);
 	view_statement(e, "; CREATE VIEW ");
 	return entity_ddl(e->t, err);
+}
+
+/* Comments go with a view that is made anew; those of the last description hold for the columns that it knows. */
+static int make_view(struct evolution *e, struct sb_error *err)
+{
+	int rc = replace_view(e, err);
+
+	sb_buf_reset(&e->t->sql);
+	if (rc == SB_OK)
+		entity_comments(&e->t->sql, e->t, e->type, e->shape);
+	return rc || e->t->sql.len == 0 ? rc : entity_ddl(e->t, err);
 }
 
 /* ---- together ---- */

@@ -1,5 +1,5 @@
 /* Where entities land: the cache of types on one connection, their rows in store.entity_type, snapshots. The parts: entity_types.c (column
- * types), entity_shape.c (tables, views), entity_apply.c (batches, the fast path), entity_rows.c (row by row).
+ * types), entity_shape.c (tables, views), entity_describe.c (what the source's catalog says), entity_apply.c (batches, the fast path), entity_rows.c (row by row).
  *
  * Thread: the lane of the connection; it is the only writer of its scope, and whoever takes a scope over makes this object anew.
  * The cache describes committed state plus the open transaction: after a rollback all of it is read again. */
@@ -99,6 +99,8 @@ void entity_type_unload(struct entity_type *type)
 	columns_release(type);
 	sb_shape_release(&type->shape);
 	type->shape = (struct sb_shape){ .column = NULL };
+	json_decref(type->described);
+	type->described = NULL;
 	type->loaded = false;
 	type->staged = false;
 }
@@ -202,7 +204,7 @@ static int load_row(struct sb_entity_tables *t, struct entity_type *type, struct
 	/* an upsert that changes nothing, so that the row is returned in either case */
 	int rc = sb_pg_exec(t->pg, "INSERT INTO store.entity_type (scope, type, table_name) VALUES ($1, $2, $3) ON CONFLICT (scope, type) DO UPDATE SET"
 		" type = excluded.type RETURNING table_name, prefix, shape, shape_inc, shape_lsn, shape_seq, snapshot_running, partial, truncated_inc,"
-		" truncated_lsn, truncated_seq", 3, param, &res, err);
+		" truncated_lsn, truncated_seq, described", 3, param, &res, err);
 	if (rc == SB_OK)
 		rc = sb_format(type->table, sizeof(type->table), err, "%s", sb_pg_get(res, 0, 0));
 	if (rc == SB_OK)
@@ -215,7 +217,9 @@ static int load_row(struct sb_entity_tables *t, struct entity_type *type, struct
 	type->snapshot = *sb_pg_get(res, 0, 6) == 't';
 	type->partial = *sb_pg_get(res, 0, 7) == 't';
 	type->truncated = (struct entity_version){ (uint64_t)sb_pg_get_i64(res, 0, 8), (uint64_t)sb_pg_get_i64(res, 0, 9), (uint32_t)sb_pg_get_i64(res, 0, 10) };
-	return shape ? parse_shape(type, shape, err) : SB_OK;
+	if (sb_pg_get(res, 0, 11))
+		rc = entity_described_load(&type->described, sb_pg_get(res, 0, 11), err);
+	return rc || !shape ? rc : parse_shape(type, shape, err);
 }
 
 int entity_type_load(struct sb_entity_tables *t, const char *name, struct entity_type **ret, struct sb_error *err)
@@ -258,7 +262,7 @@ static const char set_up_sql[] =
 	"CREATE TABLE IF NOT EXISTS store.entity_type (scope text, type text, table_name text NOT NULL UNIQUE, prefix text NOT NULL DEFAULT '_', shape json,"
 	" shape_inc bigint NOT NULL DEFAULT 0, shape_lsn bigint NOT NULL DEFAULT 0, shape_seq bigint NOT NULL DEFAULT 0,"
 	" snapshot_running boolean NOT NULL DEFAULT false, partial boolean NOT NULL DEFAULT false, truncated_inc bigint NOT NULL DEFAULT 0,"
-	" truncated_lsn bigint NOT NULL DEFAULT 0, truncated_seq bigint NOT NULL DEFAULT 0, PRIMARY KEY (scope, type));";
+	" truncated_lsn bigint NOT NULL DEFAULT 0, truncated_seq bigint NOT NULL DEFAULT 0, described json, PRIMARY KEY (scope, type));";
 
 /* Lanes of several stages may come here at once, and CREATE ... IF NOT EXISTS alone can still collide: one lock for all. */
 static int set_up(struct sb_entity_tables *t, struct sb_error *err)

@@ -60,6 +60,10 @@ CREATE TABLE lifecycle.entity_type (
 	snapshot text NOT NULL DEFAULT '', snapshot_at timestamptz, resync_at timestamptz,
 	rows_applied bigint NOT NULL DEFAULT 0, last_change_at timestamptz, PRIMARY KEY (stage, type));
 
+-- what the source's catalog says of each type: entity.described, checked
+CREATE TABLE lifecycle.entity_description (
+	stage text NOT NULL, type text NOT NULL, described jsonb NOT NULL, at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (stage, type));
+
 CREATE TABLE lifecycle.transfer (
 	id text PRIMARY KEY, kind text NOT NULL, from_stage text NOT NULL, to_stage text NOT NULL, manifest jsonb NOT NULL, chunks bigint NOT NULL,
 	sealed_bytes bigint NOT NULL, sent bigint NOT NULL DEFAULT 0, next bigint NOT NULL DEFAULT 0, credit_window integer NOT NULL DEFAULT 0,

@@ -54,6 +54,30 @@ COMMENT ON COLUMN lifecycle.freshness.as_of IS 'Position of the stage''s sources
 COMMENT ON COLUMN lifecycle.freshness.status IS 'LIVE, STALE (three heartbeats missed) or NEVER (no heartbeat yet)';
 COMMENT ON COLUMN lifecycle.freshness.gap_at IS 'Set while changes are known to be missing: a resync was ordered and has not ended yet';
 
+-- by the source's catalog where it was told, and by the view itself; a column that is withheld has no shown_type
+CREATE VIEW lifecycle.entity_column AS
+	WITH told AS (
+		SELECT d.stage, d.type, c.value ->> 'name' AS column_name, c.value ->> 'source_type' AS source_type, (c.value ->> 'key')::boolean AS key,
+			nullif(c.value ->> 'comment', '') AS comment, ARRAY(SELECT jsonb_array_elements_text(c.value -> 'labels')) AS labels, c.value ->> 'class' AS class
+			FROM lifecycle.entity_description d CROSS JOIN LATERAL jsonb_array_elements(d.described -> 'columns') c (value)
+		UNION ALL SELECT d.stage, d.type, w.name, NULL, false, NULL, '{}', 'withheld'
+			FROM lifecycle.entity_description d CROSS JOIN LATERAL jsonb_array_elements_text(d.described -> 'withheld') w (name)),
+	shown AS (
+		SELECT o.owner AS stage, o.type, a.attname::text AS column_name, a.attnum AS place, format_type(a.atttypid, a.atttypmod) AS shown_type
+			FROM lifecycle.entity_owner o JOIN pg_namespace n ON n.nspname = o.owner JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.type
+			JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+	SELECT stage, type, s.place::integer AS place, column_name, t.source_type, s.shown_type, t.key, t.comment, coalesce(t.labels, '{}') AS labels, t.class
+	FROM shown s FULL JOIN told t USING (stage, type, column_name)
+	WHERE s.column_name IS NOT NULL OR t.class = 'withheld';
+COMMENT ON VIEW lifecycle.entity_column IS 'One row per column of an entity type: what it is at the source, and how it is shown here';
+COMMENT ON COLUMN lifecycle.entity_column.place IS 'Position in the view of the type; NULL: it is not shown';
+COMMENT ON COLUMN lifecycle.entity_column.source_type IS 'Type at the source; NULL: the source has not told';
+COMMENT ON COLUMN lifecycle.entity_column.shown_type IS 'Type in this database: the source''s, of a domain its base type, text for enums and types of extensions; NULL: it is not shown';
+COMMENT ON COLUMN lifecycle.entity_column.key IS 'Part of what tells rows apart';
+COMMENT ON COLUMN lifecycle.entity_column.comment IS 'The source''s comment';
+COMMENT ON COLUMN lifecycle.entity_column.labels IS 'The values of an enum, in their order';
+COMMENT ON COLUMN lifecycle.entity_column.class IS 'public, internal, masked; withheld: it stays in its stage until somebody declares it';
+
 CREATE VIEW lifecycle.pipeline AS
 	SELECT g.name AS origin, s.name AS stage, s.place, c.artifact, a.commit_oid AS commit, a.title, a.author, c.since, c.verified_at,
 		c.verified_at IS NOT NULL AS verified,
