@@ -47,7 +47,7 @@ static unsigned pick(struct model *m, unsigned n)
 
 static void big_cell(char out[24], const struct row *r, bool unchanged)
 {
-	(void)snprintf(out, 24, unchanged ? "false" : "\"B%u\"", r->big);
+	(void)snprintf(out, 24, unchanged ? "\\U" : "B%u", r->big);
 }
 
 static void change(struct model *m, uint32_t seq)
@@ -59,14 +59,14 @@ static void change(struct model *m, uint32_t seq)
 	bool keep = pick(m, 4) != 0;
 
 	if (kind == 0) {
-		(void)snprintf(l->text, sizeof(l->text), "[\"t\",\"0/%" PRIX64 "\",%u,[]]\n", m->lsn, seq);
+		(void)snprintf(l->text, sizeof(l->text), "t\t0/%" PRIX64 "\t%u\n", m->lsn, seq);
 		memset(m->row, 0, sizeof(m->row));
 	} else if (!r->there) {
 		*r = (struct row){ true, ++m->values, m->values };
-		(void)snprintf(l->text, sizeof(l->text), "[\"i\",\"0/%" PRIX64 "\",%u,[\"%u\",\"N%u\",\"B%u\"]]\n", m->lsn, seq, k, r->name, r->big);
+		(void)snprintf(l->text, sizeof(l->text), "i\t0/%" PRIX64 "\t%u\t%u\tN%u\tB%u\n", m->lsn, seq, k, r->name, r->big);
 	} else if (kind < 9) {
 		r->there = false;
-		(void)snprintf(l->text, sizeof(l->text), "[\"d\",\"0/%" PRIX64 "\",%u,[\"%u\",null,null]]\n", m->lsn, seq, k);
+		(void)snprintf(l->text, sizeof(l->text), "d\t0/%" PRIX64 "\t%u\t%u\t\\N\t\\N\n", m->lsn, seq, k);
 	} else {
 		bool moves = kind < 28 && !m->row[to].there;
 		r->name = ++m->values;
@@ -74,11 +74,11 @@ static void change(struct model *m, uint32_t seq)
 			r->big = m->values;
 		big_cell(big, r, keep);
 		if (moves) {
-			(void)snprintf(l->text, sizeof(l->text), "[\"k\",\"0/%" PRIX64 "\",%u,[\"%u\",\"N%u\",%s],[\"%u\"]]\n", m->lsn, seq, to, r->name, big, k);
+			(void)snprintf(l->text, sizeof(l->text), "k\t0/%" PRIX64 "\t%u\t%u\tN%u\t%s\t%u\n", m->lsn, seq, to, r->name, big, k);
 			m->row[to] = *r;
 			r->there = false;
 		} else {
-			(void)snprintf(l->text, sizeof(l->text), "[\"u\",\"0/%" PRIX64 "\",%u,[\"%u\",\"N%u\",%s]]\n", m->lsn, seq, k, r->name, big);
+			(void)snprintf(l->text, sizeof(l->text), "u\t0/%" PRIX64 "\t%u\t%u\tN%u\t%s\n", m->lsn, seq, k, r->name, big);
 		}
 	}
 	l->lsn = m->lsn;
@@ -92,7 +92,7 @@ static void take_snapshot(struct model *m)
 	m->point = m->lsn;
 	for (unsigned k = 0; k < KEYS; k++)
 		if (m->row[k].there)
-			(void)snprintf(m->snapshot[m->n_snapshot++].text, sizeof(m->snapshot[0].text), "[\"s\",\"0/%" PRIX64 "\",0,[\"%u\",\"N%u\",\"B%u\"]]\n",
+			(void)snprintf(m->snapshot[m->n_snapshot++].text, sizeof(m->snapshot[0].text), "s\t0/%" PRIX64 "\t0\t%u\tN%u\tB%u\n",
 				m->point, k, m->row[k].name, m->row[k].big);
 }
 

@@ -12,7 +12,7 @@
 
 static const char *conninfo;
 
-/* ---- a small language for batches: shapes and lines as NDJSON text ---- */
+/* ---- a small language for batches: shapes and lines as they are on the wire ---- */
 
 static struct sb_pg *pg;
 static struct sb_entity_tables *tables;
@@ -148,10 +148,10 @@ static char *padded(const char *batch, int pad)
 		columns++;
 	n = (size_t)snprintf(out, sizeof(out), "%s", batch);
 	for (int i = 0; i < pad; i++) {
-		n += (size_t)snprintf(out + n, sizeof(out) - n, "[\"i\",\"0/FFFF\",%d,[\"%d\",\"pad\"", i, 100000 + i);
+		n += (size_t)snprintf(out + n, sizeof(out) - n, "i\t0/FFFF\t%d\t%d\tpad", i, 100000 + i);
 		for (unsigned k = 2; k < columns; k++)
-			n += (size_t)snprintf(out + n, sizeof(out) - n, ",null");
-		n += (size_t)snprintf(out + n, sizeof(out) - n, "]]\n");
+			n += (size_t)snprintf(out + n, sizeof(out) - n, "\t\\N");
+		n += (size_t)snprintf(out + n, sizeof(out) - n, "\n");
 	}
 	return out;
 }
@@ -164,10 +164,10 @@ static const int pads[] = { 0, 20 };
 START_TEST(test_replay_is_no_op)
 {
 	const char *batch = padded(SHAPE(ID_NAME)
-		"[\"i\",\"0/10\",0,[\"1\",\"one\"]]\n"
-		"[\"i\",\"0/10\",1,[\"2\",\"two\"]]\n"
-		"[\"u\",\"0/20\",0,[\"1\",\"uno\"]]\n"
-		"[\"d\",\"0/30\",0,[\"2\",null]]\n", pads[_i]);
+		"i\t0/10\t0\t1\tone\n"
+		"i\t0/10\t1\t2\ttwo\n"
+		"u\t0/20\t0\t1\tuno\n"
+		"d\t0/30\t0\t2\t\\N\n", pads[_i]);
 	unsigned n = 4 + (unsigned)pads[_i];
 
 	apply(batch);
@@ -188,9 +188,9 @@ START_TEST(test_replay_by_version)
 {
 	/* without deletes versions alone make it a no-op */
 	const char *batch = padded(SHAPE(ID_NAME)
-		"[\"i\",\"0/10\",0,[\"1\",\"one\"]]\n"
-		"[\"u\",\"0/20\",0,[\"1\",\"uno\"]]\n"
-		"[\"u\",\"0/20\",1,[\"1\",\"eins\"]]\n", pads[_i]);
+		"i\t0/10\t0\t1\tone\n"
+		"u\t0/20\t0\t1\tuno\n"
+		"u\t0/20\t1\t1\teins\n", pads[_i]);
 
 	apply(batch);
 	check_stats(3 + (unsigned)pads[_i], 0, 0);
@@ -206,14 +206,14 @@ END_TEST
 
 START_TEST(test_out_of_order)
 {
-	apply(padded(SHAPE(ID_NAME) "[\"u\",\"0/50\",0,[\"1\",\"new\"]]\n", pads[_i]));
-	apply(padded(SHAPE(ID_NAME) "[\"u\",\"0/40\",9,[\"1\",\"old\"]]\n[\"s\",\"0/49\",0,[\"1\",\"snapshot\"]]\n[\"i\",\"0/50\",0,[\"2\",\"x\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "u\t0/50\t0\t1\tnew\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "u\t0/40\t9\t1\told\ns\t0/49\t0\t1\tsnapshot\ni\t0/50\t0\t2\tx\n", pads[_i]));
 	ck_assert_str_eq(ask(OWN_ROWS), "1=new 2=x");
 	/* a later incarnation wins whatever its log positions are */
-	apply(padded(SHAPE_INC("2", ID_NAME) "[\"s\",\"0/1\",0,[\"1\",\"restored\"]]\n", pads[_i]));
+	apply(padded(SHAPE_INC("2", ID_NAME) "s\t0/1\t0\t1\trestored\n", pads[_i]));
 	ck_assert_str_eq(ask(OWN_ROWS), "1=restored 2=x");
 	/* within one batch the highest version wins, not the last line */
-	apply(padded(SHAPE_INC("2", ID_NAME) "[\"u\",\"0/90\",2,[\"3\",\"c\"]]\n[\"u\",\"0/90\",10,[\"3\",\"d\"]]\n[\"u\",\"0/8F\",11,[\"3\",\"a\"]]\n", pads[_i]));
+	apply(padded(SHAPE_INC("2", ID_NAME) "u\t0/90\t2\t3\tc\nu\t0/90\t10\t3\td\nu\t0/8F\t11\t3\ta\n", pads[_i]));
 	ck_assert_str_eq(ask(OWN_ROWS), "1=restored 2=x 3=d");
 }
 END_TEST
@@ -221,27 +221,27 @@ END_TEST
 START_TEST(test_delete_then_older_snapshot_row)
 {
 	snapshot_begins();
-	apply(padded(SHAPE(ID_NAME) "[\"d\",\"0/50\",0,[\"1\",null]]\n[\"u\",\"0/50\",1,[\"2\",\"b\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "d\t0/50\t0\t1\t\\N\nu\t0/50\t1\t2\tb\n", pads[_i]));
 	check_stats(2 + (unsigned)pads[_i], 0, 0);
-	apply(padded(SHAPE(ID_NAME) "[\"s\",\"0/30\",0,[\"1\",\"ghost\"]]\n[\"s\",\"0/30\",0,[\"2\",\"old\"]]\n[\"s\",\"0/30\",0,[\"3\",\"c\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "s\t0/30\t0\t1\tghost\ns\t0/30\t0\t2\told\ns\t0/30\t0\t3\tc\n", pads[_i]));
 	ck_assert_str_eq(ask(OWN_ROWS), "2=b 3=c");
 	ck_assert_str_eq(ask("SELECT count(*) FROM store.\"~__e\" WHERE _deleted"), "1");
 	ck_assert_uint_eq(snapshot_ends(1, 0x30), 0);
 	ck_assert_str_eq(ask("SELECT count(*) FROM store.\"~__e\" WHERE _deleted"), "0");
 	ck_assert_str_eq(ask("SELECT snapshot_running FROM store.entity_type WHERE scope = '~'"), "f");
 	/* without a snapshot the row itself goes */
-	apply_from(padded(SHAPE(ID_NAME) "[\"d\",\"0/60\",0,[\"3\",null]]\n", pads[_i]), START);
+	apply_from(padded(SHAPE(ID_NAME) "d\t0/60\t0\t3\t\\N\n", pads[_i]), START);
 	ck_assert_str_eq(ask("SELECT count(*) FROM store.\"~__e\" WHERE id = 3"), "0");
 }
 END_TEST
 
 START_TEST(test_delete_and_insert_in_one_batch)
 {
-	apply(padded(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n[\"i\",\"0/10\",1,[\"2\",\"b\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\ni\t0/10\t1\t2\tb\n", pads[_i]));
 	apply(padded(SHAPE(ID_NAME)
-		"[\"d\",\"0/20\",0,[\"1\",null]]\n[\"i\",\"0/20\",1,[\"1\",\"a2\"]]\n"
-		"[\"u\",\"0/20\",2,[\"2\",\"b2\"]]\n[\"d\",\"0/20\",3,[\"2\",null]]\n"
-		"[\"i\",\"0/20\",4,[\"3\",\"c\"]]\n[\"d\",\"0/20\",5,[\"3\",null]]\n", pads[_i]));
+		"d\t0/20\t0\t1\t\\N\ni\t0/20\t1\t1\ta2\n"
+		"u\t0/20\t2\t2\tb2\nd\t0/20\t3\t2\t\\N\n"
+		"i\t0/20\t4\t3\tc\nd\t0/20\t5\t3\t\\N\n", pads[_i]));
 	ck_assert_str_eq(ask(OWN_ROWS), "1=a2");
 	ck_assert_uint_eq(stats.refused, 0);
 }
@@ -249,15 +249,15 @@ END_TEST
 
 START_TEST(test_sweep)
 {
-	apply(padded(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n[\"i\",\"0/10\",1,[\"2\",\"b\"]]\n[\"i\",\"0/10\",2,[\"3\",\"c\"]]\n", pads[0]));
+	apply(padded(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\ni\t0/10\t1\t2\tb\ni\t0/10\t2\t3\tc\n", pads[0]));
 	snapshot_begins();
-	apply(padded(SHAPE(ID_NAME) "[\"s\",\"0/30\",0,[\"1\",\"a\"]]\n", pads[0]));
-	apply(padded(SHAPE(ID_NAME) "[\"i\",\"0/40\",0,[\"4\",\"d\"]]\n", pads[0])); /* after the snapshot's point: not named by it, stays */
+	apply(padded(SHAPE(ID_NAME) "s\t0/30\t0\t1\ta\n", pads[0]));
+	apply(padded(SHAPE(ID_NAME) "i\t0/40\t0\t4\td\n", pads[0])); /* after the snapshot's point: not named by it, stays */
 	ck_assert_uint_eq(snapshot_ends(1, 0x30), 2);
 	ck_assert_str_eq(ask(ROWS), "1=a 4=d");
 	/* a new life of the source: everything that is not named again goes, also what had a higher position */
 	snapshot_begins();
-	apply(SHAPE_INC("2", ID_NAME) "[\"s\",\"0/8\",0,[\"4\",\"d2\"]]\n");
+	apply(SHAPE_INC("2", ID_NAME) "s\t0/8\t0\t4\td2\n");
 	ck_assert_uint_eq(snapshot_ends(2, 0x8), 1);
 	ck_assert_str_eq(ask(ROWS), "4=d2");
 	/* a type of which nothing is known yet */
@@ -277,10 +277,10 @@ END_TEST
 
 START_TEST(test_toast_merge)
 {
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"i\",\"0/10\",0,[\"1\",\"a\",\"LARGE\"]]\n[\"u\",\"0/20\",0,[\"1\",\"b\",false]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "i\t0/10\t0\t1\ta\tLARGE\nu\t0/20\t0\t1\tb\t\\U\n", pads[_i]));
 	check_stats(2 + (unsigned)pads[_i], 0, 0);
 	ck_assert_str_eq(ask(BIG), "1:b:LARGE");
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"u\",\"0/18\",0,[\"1\",\"stale\",false]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "u\t0/18\t0\t1\tstale\t\\U\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "1:b:LARGE");
 	ck_assert_uint_ge(stats.stale, 1);
 	ck_assert_str_eq(ask("SELECT partial FROM store.entity_type WHERE scope = '~'"), "f");
@@ -291,11 +291,11 @@ START_TEST(test_toast_before_snapshot_row)
 {
 	snapshot_begins();
 	/* row 1 changes twice before the snapshot brings it; row 2 gets its value by itself */
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"u\",\"0/40\",0,[\"1\",\"b\",false]]\n[\"u\",\"0/41\",0,[\"1\",\"c\",false]]\n"
-		"[\"u\",\"0/42\",0,[\"2\",\"x\",false]]\n[\"u\",\"0/43\",0,[\"2\",\"y\",\"OWN\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "u\t0/40\t0\t1\tb\t\\U\nu\t0/41\t0\t1\tc\t\\U\n"
+		"u\t0/42\t0\t2\tx\t\\U\nu\t0/43\t0\t2\ty\tOWN\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "1:c:- 2:y:OWN");
 	ck_assert_str_eq(ask("SELECT partial FROM store.entity_type WHERE scope = '~'"), "t");
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"s\",\"0/30\",0,[\"1\",\"a\",\"LARGE\"]]\n[\"s\",\"0/30\",0,[\"2\",\"w\",\"OLD\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "s\t0/30\t0\t1\ta\tLARGE\ns\t0/30\t0\t2\tw\tOLD\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "1:c:LARGE 2:y:OWN");
 	ck_assert_uint_eq(snapshot_ends(1, 0x30), 0);
 	ck_assert_str_eq(ask("SELECT partial FROM store.entity_type WHERE scope = '~'"), "f");
@@ -305,17 +305,17 @@ END_TEST
 
 START_TEST(test_key_change)
 {
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"i\",\"0/10\",0,[\"1\",\"a\",\"LARGE\"]]\n"
-		"[\"k\",\"0/20\",0,[\"2\",\"b\",false],[\"1\"]]\n[\"u\",\"0/20\",1,[\"2\",\"c\",false]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "i\t0/10\t0\t1\ta\tLARGE\n"
+		"k\t0/20\t0\t2\tb\t\\U\t1\nu\t0/20\t1\t2\tc\t\\U\n", pads[_i]));
 	check_stats(3 + (unsigned)pads[_i], 0, 0);
 	ck_assert_str_eq(ask(BIG), "2:c:LARGE");
 	/* onto a key that was in use and freed in the same transaction: 3 -> 4 after 4 -> 5 */
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"i\",\"0/30\",0,[\"3\",\"three\",\"L3\"]]\n[\"i\",\"0/30\",1,[\"4\",\"four\",\"L4\"]]\n"
-		"[\"k\",\"0/31\",0,[\"5\",\"four\",false],[\"4\"]]\n[\"k\",\"0/31\",1,[\"4\",\"three\",false],[\"3\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "i\t0/30\t0\t3\tthree\tL3\ni\t0/30\t1\t4\tfour\tL4\n"
+		"k\t0/31\t0\t5\tfour\t\\U\t4\nk\t0/31\t1\t4\tthree\t\\U\t3\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "2:c:LARGE 4:three:L3 5:four:L4");
 	/* a swap through a free key */
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"k\",\"0/40\",0,[\"9\",\"three\",false],[\"4\"]]\n[\"k\",\"0/40\",1,[\"4\",\"four\",false],[\"5\"]]\n"
-		"[\"k\",\"0/40\",2,[\"5\",\"three\",false],[\"9\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "k\t0/40\t0\t9\tthree\t\\U\t4\nk\t0/40\t1\t4\tfour\t\\U\t5\n"
+		"k\t0/40\t2\t5\tthree\t\\U\t9\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "2:c:LARGE 4:four:L4 5:three:L3");
 }
 END_TEST
@@ -323,9 +323,9 @@ END_TEST
 START_TEST(test_key_change_before_snapshot_row)
 {
 	snapshot_begins();
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"k\",\"0/40\",0,[\"2\",\"b\",false],[\"1\"]]\n[\"k\",\"0/41\",0,[\"3\",\"c\",false],[\"2\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "k\t0/40\t0\t2\tb\t\\U\t1\nk\t0/41\t0\t3\tc\t\\U\t2\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "3:c:-");
-	apply(padded(SHAPE(ID_NAME_BIG) "[\"s\",\"0/30\",0,[\"1\",\"a\",\"LARGE\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME_BIG) "s\t0/30\t0\t1\ta\tLARGE\n", pads[_i]));
 	ck_assert_str_eq(ask(BIG), "3:c:LARGE");
 	ck_assert_uint_eq(snapshot_ends(1, 0x30), 0);
 	ck_assert_str_eq(ask(BIG), "3:c:LARGE");
@@ -335,15 +335,15 @@ END_TEST
 
 START_TEST(test_truncate)
 {
-	apply(padded(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n[\"t\",\"0/20\",0,[]]\n[\"i\",\"0/20\",1,[\"2\",\"b\"]]\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\nt\t0/20\t0\ni\t0/20\t1\t2\tb\n", pads[_i]));
 	ck_assert_str_eq(ask(OWN_ROWS), "2=b");
 	/* during a snapshot rows that were read before the truncate may come after it */
 	snapshot_begins();
-	apply(padded(SHAPE(ID_NAME) "[\"t\",\"0/40\",0,[]]\n[\"i\",\"0/41\",0,[\"3\",\"c\"]]\n", pads[_i]));
-	apply(padded(SHAPE(ID_NAME) "[\"s\",\"0/30\",0,[\"1\",\"ghost\"]]\n[\"s\",\"0/30\",0,[\"7\",\"ghost\"]]\n", 0));
+	apply(padded(SHAPE(ID_NAME) "t\t0/40\t0\ni\t0/41\t0\t3\tc\n", pads[_i]));
+	apply(padded(SHAPE(ID_NAME) "s\t0/30\t0\t1\tghost\ns\t0/30\t0\t7\tghost\n", 0));
 	check_stats(0, 2, 0);
 	ck_assert_str_eq(ask(OWN_ROWS), "3=c");
-	apply(padded(SHAPE(ID_NAME) "[\"t\",\"0/20\",0,[]]\n", 0)); /* again, late */
+	apply(padded(SHAPE(ID_NAME) "t\t0/20\t0\n", 0)); /* again, late */
 	check_stats(0, 1, 0);
 	ck_assert_str_eq(ask(OWN_ROWS), "3=c");
 }
@@ -357,7 +357,7 @@ START_TEST(test_poison_rows)
 	size_t n = (size_t)snprintf(batch, sizeof(batch), "%s", SHAPE("[\"id\",\"integer\",true],[\"n\",\"integer\",false],[\"d\",\"date\",false]"));
 
 	for (int i = 0; i < 300; i++)
-		n += (size_t)snprintf(batch + n, sizeof(batch) - n, "[\"i\",\"0/10\",%d,[\"%d\",\"%s\",\"2026-01-01\"]]\n", i, i,
+		n += (size_t)snprintf(batch + n, sizeof(batch) - n, "i\t0/10\t%d\t%d\t%s\t2026-01-01\n", i, i,
 			i == 0 || i == 123 || i == 124 || i == 299 ? "not a number" : "5");
 	apply(batch);
 	check_stats(296, 0, 4);
@@ -365,7 +365,7 @@ START_TEST(test_poison_rows)
 	ck_assert_str_eq(ask("SELECT count(*) FROM ~.e"), "296");
 	/* alone, and as an update without a value; the message tells the kind, not the content */
 	apply(SHAPE("[\"id\",\"integer\",true],[\"n\",\"integer\",false],[\"d\",\"date\",false]")
-		"[\"u\",\"0/20\",0,[\"5\",false,\"no date\"]]\n[\"u\",\"0/20\",1,[\"6\",\"99999999999\",null]]\n[\"u\",\"0/20\",2,[\"7\",\"7\",null]]\n");
+		"u\t0/20\t0\t5\t\\U\tno date\nu\t0/20\t1\t6\t99999999999\t\\N\nu\t0/20\t2\t7\t7\t\\N\n");
 	check_stats(1, 0, 2);
 	ck_assert_str_eq(refused_keys, "5,6,");
 }
@@ -383,7 +383,7 @@ START_TEST(test_refused_can_stop)
 {
 	struct sb_error err = SB_ERROR_INIT;
 	char msg[sizeof(err.msg)] = "";
-	const char *batch = SHAPE("[\"id\",\"integer\",true]") "[\"i\",\"0/10\",0,[\"Jean Martin\"]]\n";
+	const char *batch = SHAPE("[\"id\",\"integer\",true]") "i\t0/10\t0\tJean Martin\n";
 
 	ck_assert_int_eq(sb_pg_begin(pg, &err), SB_OK);
 	ck_assert_int_eq(sb_entity_apply(tables, batch, strlen(batch), START, stop_at_once, msg, NULL, &err), SB_EDATA);
@@ -396,9 +396,9 @@ END_TEST
 START_TEST(test_values)
 {
 	const char *batch = padded(SHAPE(ID_NAME)
-		"[\"i\",\"0/10\",0,[\"1\",null]]\n[\"i\",\"0/10\",1,[\"2\",\"\"]]\n[\"i\",\"0/10\",2,[\"3\",\"\\\\N\"]]\n"
-		"[\"i\",\"0/10\",3,[\"4\",\"a\\tb\\nc\\\\d\\re\\u0008\\f\\u000b\\u0001\"]]\n[\"i\",\"0/10\",4,[\"5\",\"\\\\.\"]]\n"
-		"[\"i\",\"0/10\",5,[\"6\",\"h\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 'q' \\\"dq\\\"\"]]\n", pads[_i]);
+		"i\t0/10\t0\t1\t\\N\ni\t0/10\t1\t2\t\ni\t0/10\t2\t3\t\\\\N\n"
+		"i\t0/10\t3\t4\ta\\tb\\nc\\\\d\\re\\b\\f\\v\001\ni\t0/10\t4\t5\t\\\\.\n"
+		"i\t0/10\t5\t6\th\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 'q' \"dq\"\n", pads[_i]);
 
 	apply(batch);
 	check_stats(6 + (unsigned)pads[_i], 0, 0);
@@ -417,8 +417,8 @@ START_TEST(test_types)
 		"[\"d\",\"public.geometry(Point,4326)\",false],[\"e\",\"bpchar\",false],[\"f\",\"character varying(5)\",false],[\"g\",\"regclass\",false],"
 		"[\"h\",\"interval day to second(3)\",false],[\"i\",\"\",false],[\"j\",\"money\",false],[\"k\",\"text); DROP SCHEMA store CASCADE; --\",false],"
 		"[\"l\",\"\\\"char\\\"\",false],[\"m\",\"numeric(5,2)[]\",false],[\"n\",\"int4range\",false],[\"o\",\"integer(3); SELECT (4)\",false]")
-		"[\"i\",\"0/10\",0,[\"1.50\",\"2026-03-02 09:15:01.234+00\",\"{1,NULL,3}\",\"happy\",\"0101\",\"four\",\"abcde\",\"pg_class\","
-		"\"P1DT2H\",\"{\\\"k\\\": [1, 2]}\",\"$1.00\",\"x\",\"c\",\"{1.25}\",\"[1,5)\",\"y\"]]\n");
+		"i\t0/10\t0\t1.50\t2026-03-02 09:15:01.234+00\t{1,NULL,3}\thappy\t0101\tfour\tabcde\tpg_class\t"
+		"P1DT2H\t{\"k\": [1, 2]}\t$1.00\tx\tc\t{1.25}\t[1,5)\ty\n");
 	check_stats(1, 0, 0);
 	ck_assert_str_eq(ask("SELECT string_agg(format_type(atttypid, atttypmod), '|' ORDER BY attnum) FROM pg_attribute WHERE attrelid = '~.e'::regclass"),
 		"numeric(10,2)|timestamp(3) with time zone|integer[]|text|text|bpchar|character varying(5)|text|interval|jsonb|text|text|\"char\"|"
@@ -432,7 +432,7 @@ START_TEST(test_names)
 	/* multi-byte, quotes, reserved words, and every name that ours could collide with */
 	apply(padded(SHAPE("[\"id\",\"integer\",true],[\"name\",\"text\",false],[\"pr\xc3\xa9nom \xe6\xbc\xa2\xe5\xad\x97\",\"text\",false],"
 		"[\"a\\\"b\",\"text\",false],[\"select\",\"text\",false],[\"_lsn\",\"text\",false],[\"_sb_inc\",\"text\",false],[\"UPPER\",\"text\",false]")
-		"[\"i\",\"0/10\",0,[\"1\",\"n\",\"p\",\"q\",\"s\",\"l\",\"i\",\"U\"]]\n[\"u\",\"0/11\",0,[\"1\",\"n\",\"p2\",false,\"s2\",\"l2\",\"i\",\"U\"]]\n", pads[_i]));
+		"i\t0/10\t0\t1\tn\tp\tq\ts\tl\ti\tU\nu\t0/11\t0\t1\tn\tp2\t\\U\ts2\tl2\ti\tU\n", pads[_i]));
 	ck_assert_str_eq(ask("SELECT \"pr\xc3\xa9nom \xe6\xbc\xa2\xe5\xad\x97\" || \"a\"\"b\" || \"select\" || _lsn || _sb_inc || \"UPPER\" FROM ~.e WHERE id = 1"),
 		"p2qs2l2iU");
 	ck_assert_str_eq(ask("SELECT _sb1_lsn FROM store.\"~__e\" WHERE id = 1"), "17");
@@ -447,7 +447,7 @@ START_TEST(test_long_type_names)
 
 	/* two types whose store names agree in the first 63 bytes */
 	for (size_t i = 0; i < SB_COUNT(last); i++) {
-		(void)snprintf(batch, sizeof(batch), "{\"type\":\"%.62s%c\",\"incarnation\":1,\"columns\":[[\"id\",\"integer\",true]]}\n[\"i\",\"0/10\",0,[\"%zu\"]]\n",
+		(void)snprintf(batch, sizeof(batch), "{\"type\":\"%.62s%c\",\"incarnation\":1,\"columns\":[[\"id\",\"integer\",true]]}\ni\t0/10\t0\t%zu\n",
 			"tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt", last[i], i);
 		if (apply_text(batch, START, &err) != SB_OK)
 			fail_with(&err);
@@ -463,11 +463,11 @@ START_TEST(test_composite_key_only_columns)
 	const char *shape = SHAPE("[\"a\",\"numeric\",true],[\"b\",\"text\",true]");
 	char batch[4096];
 
-	(void)snprintf(batch, sizeof(batch), "%s[\"i\",\"0/10\",0,[\"1.0\",\"x\"]]\n[\"k\",\"0/20\",0,[\"1.00\",\"x\"],[\"1.0\",\"x\"]]\n", shape);
+	(void)snprintf(batch, sizeof(batch), "%si\t0/10\t0\t1.0\tx\nk\t0/20\t0\t1.00\tx\t1.0\tx\n", shape);
 	apply(batch);
 	ck_assert_str_eq(ask("SELECT string_agg(a || b, ',') FROM ~.e"), "1.00x");
-	(void)snprintf(batch, sizeof(batch), "%s[\"i\",\"0/30\",0,[\"2.0\",\"x\"]]\n[\"i\",\"0/30\",1,[\"2.00\",\"x\"]]\n[\"i\",\"0/30\",2,[\"3\",\"x\"]]\n"
-		"[\"i\",\"0/30\",3,[\"4\",\"x\"]]\n[\"d\",\"0/31\",0,[\"4.00\",\"x\"]]\n[\"i\",\"0/31\",1,[\"6\",\"x\"]]\n", shape);
+	(void)snprintf(batch, sizeof(batch), "%si\t0/30\t0\t2.0\tx\ni\t0/30\t1\t2.00\tx\ni\t0/30\t2\t3\tx\n"
+		"i\t0/30\t3\t4\tx\nd\t0/31\t0\t4.00\tx\ni\t0/31\t1\t6\tx\n", shape);
 	apply(batch);
 	ck_assert_str_eq(ask("SELECT string_agg(a || b, ',' ORDER BY a) FROM ~.e"), "1.00x,2.00x,3x,6x");
 }
@@ -479,15 +479,15 @@ END_TEST
 
 START_TEST(test_add_and_drop_columns)
 {
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n");
-	apply(padded(SHAPE(ID_NAME ",[\"score\",\"double precision\",false]") "[\"i\",\"0/20\",0,[\"2\",\"b\",\"0.5\"]]\n", pads[_i]));
+	apply(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\n");
+	apply(padded(SHAPE(ID_NAME ",[\"score\",\"double precision\",false]") "i\t0/20\t0\t2\tb\t0.5\n", pads[_i]));
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id integer, name text, score double precision");
 	/* in another place: the view follows the source's order */
-	apply(SHAPE("[\"id\",\"integer\",true],[\"kind\",\"text\",false],[\"score\",\"double precision\",false]") "[\"i\",\"0/30\",0,[\"3\",\"k\",\"1\"]]\n");
+	apply(SHAPE("[\"id\",\"integer\",true],[\"kind\",\"text\",false],[\"score\",\"double precision\",false]") "i\t0/30\t0\t3\tk\t1\n");
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id integer, kind text, score double precision");
 	ck_assert_str_eq(ask("SELECT string_agg(coalesce(name, '-'), ',' ORDER BY id) FROM store.\"~__e\" WHERE id < 100000"), "a,b,-"); /* kept, not shown */
 	/* a column of the dropped one's name is another column */
-	apply(SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]") "[\"i\",\"0/40\",0,[\"4\",\"44\"]]\n");
+	apply(SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]") "i\t0/40\t0\t4\t44\n");
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id integer, name integer");
 	ck_assert_str_eq(ask("SELECT string_agg(coalesce(name::text, '-'), ',' ORDER BY id) FROM ~.e WHERE id < 100000"), "-,-,-,44");
 }
@@ -496,14 +496,14 @@ END_TEST
 START_TEST(test_old_shape_again)
 {
 	/* a kill makes the agent read old changes again, with the shape they had: neither they nor snapshot rows from before change the table */
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n");
-	apply(SHAPE(ID_NAME ",[\"x\",\"text\",false]") "[\"i\",\"0/20\",0,[\"2\",\"b\",\"X\"]]\n");
-	apply_from(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n", (struct sb_position){ 0x21, 0 });
+	apply(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\n");
+	apply(SHAPE(ID_NAME ",[\"x\",\"text\",false]") "i\t0/20\t0\t2\tb\tX\n");
+	apply_from(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\n", (struct sb_position){ 0x21, 0 });
 	check_stats(0, 1, 0);
-	apply_from(padded(SHAPE(ID_NAME) "[\"s\",\"0/15\",0,[\"1\",\"a15\"]]\n[\"s\",\"0/15\",0,[\"3\",\"c\"]]\n", 0), (struct sb_position){ 0x21, 0 });
+	apply_from(padded(SHAPE(ID_NAME) "s\t0/15\t0\t1\ta15\ns\t0/15\t0\t3\tc\n", 0), (struct sb_position){ 0x21, 0 });
 	ck_assert_str_eq(ask("SELECT string_agg(id || coalesce(name, '-') || coalesce(x, '-'), ',' ORDER BY id) FROM ~.e"), "1a15-,2bX,3c-");
-	apply_from(SHAPE(ID_NAME) "[\"s\",\"0/15\",0,[\"4\",\"c\"]]\n[\"s\",\"0/15\",0,[\"5\",\"c\"]]\n[\"s\",\"0/15\",0,[\"6\",\"c\"]]\n[\"s\",\"0/15\",0,[\"7\",\"c\"]]\n"
-		"[\"s\",\"0/15\",0,[\"2\",\"old\"]]\n", (struct sb_position){ 0x21, 0 });
+	apply_from(SHAPE(ID_NAME) "s\t0/15\t0\t4\tc\ns\t0/15\t0\t5\tc\ns\t0/15\t0\t6\tc\ns\t0/15\t0\t7\tc\n"
+		"s\t0/15\t0\t2\told\n", (struct sb_position){ 0x21, 0 });
 	check_stats(4, 1, 0);
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id integer, name text, x text");
 }
@@ -511,26 +511,26 @@ END_TEST
 
 START_TEST(test_change_type)
 {
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"41\"]]\n[\"i\",\"0/10\",1,[\"2\",null]]\n");
+	apply(SHAPE(ID_NAME) "i\t0/10\t0\t1\t41\ni\t0/10\t1\t2\t\\N\n");
 	/* prepared statements of the old type must not outlive it */
 	for (int i = 0; i < 5; i++) {
 		char batch[512];
-		(void)snprintf(batch, sizeof(batch), "%s[\"u\",\"0/11\",%d,[\"1\",\"%d\"]]\n", SHAPE(ID_NAME), i, i);
+		(void)snprintf(batch, sizeof(batch), "%su\t0/11\t%d\t1\t%d\n", SHAPE(ID_NAME), i, i);
 		apply(batch);
 	}
-	apply(SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]") "[\"u\",\"0/20\",0,[\"2\",\"7\"]]\n");
+	apply(SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]") "u\t0/20\t0\t2\t7\n");
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id integer, name integer");
 	ck_assert_str_eq(ask(ROWS), "1=4 2=7");
 	for (int i = 0; i < 5; i++) {
 		char batch[512];
-		(void)snprintf(batch, sizeof(batch), "%s[\"u\",\"0/21\",%d,[\"1\",\"%d\"]]\n", SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]"), i, i);
+		(void)snprintf(batch, sizeof(batch), "%su\t0/21\t%d\t1\t%d\n", SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]"), i, i);
 		apply(batch);
 	}
-	apply(SHAPE("[\"id\",\"bigint\",true],[\"name\",\"bigint\",false]") "[\"u\",\"0/30\",0,[\"99999999999\",\"99999999999\"]]\n");
+	apply(SHAPE("[\"id\",\"bigint\",true],[\"name\",\"bigint\",false]") "u\t0/30\t0\t99999999999\t99999999999\n");
 	check_stats(1, 0, 0);
 	ck_assert_str_eq(ask(ROWS), "1=4 2=7 99999999999=99999999999");
 	/* no cast: the old values stay readable as text, new ones are taken as they come */
-	apply(SHAPE("[\"id\",\"bigint\",true],[\"name\",\"date\",false]") "[\"u\",\"0/40\",0,[\"2\",\"2026-01-01\"]]\n");
+	apply(SHAPE("[\"id\",\"bigint\",true],[\"name\",\"date\",false]") "u\t0/40\t0\t2\t2026-01-01\n");
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id bigint, name text");
 	ck_assert_str_eq(ask(ROWS), "1=4 2=2026-01-01 99999999999=99999999999");
 }
@@ -538,14 +538,14 @@ END_TEST
 
 START_TEST(test_change_key)
 {
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n[\"i\",\"0/10\",1,[\"2\",\"b\"]]\n");
+	apply(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\ni\t0/10\t1\t2\tb\n");
 	/* the rows satisfy the new key: they stay */
-	apply(padded(SHAPE("[\"id\",\"integer\",false],[\"name\",\"text\",true]") "[\"u\",\"0/20\",0,[\"3\",\"a\"]]\n", 0));
+	apply(padded(SHAPE("[\"id\",\"integer\",false],[\"name\",\"text\",true]") "u\t0/20\t0\t3\ta\n", 0));
 	ck_assert_str_eq(ask("SELECT string_agg(name || coalesce(id::text, '-'), ',' ORDER BY name) FROM ~.e"), "a3,b2");
-	apply(SHAPE("[\"id\",\"integer\",false],[\"name\",\"text\",true]") "[\"u\",\"0/21\",0,[null,\"b\"]]\n[\"u\",\"0/22\",0,[null,\"c\"]]\n");
+	apply(SHAPE("[\"id\",\"integer\",false],[\"name\",\"text\",true]") "u\t0/21\t0\t\\N\tb\nu\t0/22\t0\t\\N\tc\n");
 	check_stats(2, 0, 0);
 	/* they do not: the resync that follows a change of the key brings them again */
-	apply(SHAPE(ID_NAME) "[\"s\",\"0/30\",0,[\"8\",\"h\"]]\n");
+	apply(SHAPE(ID_NAME) "s\t0/30\t0\t8\th\n");
 	ck_assert_str_eq(ask(ROWS), "8=h");
 }
 END_TEST
@@ -555,10 +555,10 @@ START_TEST(test_view_with_dependents)
 	struct sb_error err = SB_ERROR_INIT;
 	char sql[256];
 
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"41\"]]\n");
+	apply(SHAPE(ID_NAME) "i\t0/10\t0\t1\t41\n");
 	(void)snprintf(sql, sizeof(sql), "CREATE VIEW t%d.theirs AS SELECT name FROM t%d.e", (int)getpid(), (int)getpid());
 	ck_assert_int_eq(sb_pg_script(pg, sql, &err), SB_OK);
-	apply(SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]") "[\"u\",\"0/20\",0,[\"2\",\"7\"]]\n");
+	apply(SHAPE("[\"id\",\"integer\",true],[\"name\",\"integer\",false]") "u\t0/20\t0\t2\t7\n");
 	check_stats(1, 0, 0);
 	ck_assert_str_eq(ask(ROWS), "1=41 2=7");
 	ck_assert_str_eq(ask("SELECT count(*) FROM ~.theirs"), "2");
@@ -569,14 +569,14 @@ START_TEST(test_impossible_shape)
 {
 	struct sb_error err = SB_ERROR_INIT;
 
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n");
+	apply(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\n");
 	/* ctid is PostgreSQL's own: a folder of JSON files may have such a field. The transaction goes on, so that it can be quarantined */
-	const char *batch = SHAPE(ID_NAME ",[\"ctid\",\"text\",false]") "[\"i\",\"0/20\",0,[\"2\",\"b\",\"x\"]]\n";
+	const char *batch = SHAPE(ID_NAME ",[\"ctid\",\"text\",false]") "i\t0/20\t0\t2\tb\tx\n";
 	ck_assert_int_eq(sb_pg_begin(pg, &err), SB_OK);
 	ck_assert_int_eq(sb_entity_apply(tables, batch, strlen(batch), START, on_refused, NULL, &stats, &err), SB_EDATA);
 	ck_assert_int_eq(sb_pg_exec(pg, "SELECT 1", 0, NULL, NULL, &err), SB_OK);
 	ck_assert_int_eq(sb_pg_commit(pg, &err), SB_OK);
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/30\",0,[\"2\",\"b\"]]\n");
+	apply(SHAPE(ID_NAME) "i\t0/30\t0\t2\tb\n");
 	ck_assert_str_eq(ask(ROWS), "1=a 2=b");
 }
 END_TEST
@@ -586,7 +586,7 @@ END_TEST
 START_TEST(test_rollback)
 {
 	struct sb_error err = SB_ERROR_INIT;
-	const char *first = padded(SHAPE(ID_NAME) "[\"i\",\"0/10\",0,[\"1\",\"a\"]]\n", 20);
+	const char *first = padded(SHAPE(ID_NAME) "i\t0/10\t0\t1\ta\n", 20);
 
 	/* table, view, staging table and cache of a rolled-back transaction are gone, and made again */
 	for (int i = 0; i < 2; i++) {
@@ -598,12 +598,12 @@ START_TEST(test_rollback)
 	apply(first);
 	check_stats(21, 0, 0);
 	/* a shape change that is rolled back */
-	const char *second = SHAPE(ID_NAME ",[\"x\",\"text\",false]") "[\"i\",\"0/20\",0,[\"2\",\"b\",\"X\"]]\n";
+	const char *second = SHAPE(ID_NAME ",[\"x\",\"text\",false]") "i\t0/20\t0\t2\tb\tX\n";
 	ck_assert_int_eq(sb_pg_begin(pg, &err), SB_OK);
 	ck_assert_int_eq(sb_entity_apply(tables, second, strlen(second), START, on_refused, NULL, &stats, &err), SB_OK);
 	sb_pg_rollback(pg);
 	ck_assert_str_eq(ask(VIEW_COLUMNS), "id integer, name text");
-	apply(SHAPE(ID_NAME) "[\"i\",\"0/20\",0,[\"2\",\"b\"]]\n");
+	apply(SHAPE(ID_NAME) "i\t0/20\t0\t2\tb\n");
 	/* outside a transaction nothing is done */
 	ck_assert_int_eq(sb_entity_apply(tables, first, strlen(first), START, on_refused, NULL, &stats, &err), SB_ESTATE);
 	ck_assert_str_eq(ask(OWN_ROWS), "1=a 2=b");
@@ -619,7 +619,7 @@ START_TEST(test_several_batches_in_one_transaction)
 		char batch[8192];
 		size_t n = (size_t)snprintf(batch, sizeof(batch), "%s", SHAPE(ID_NAME));
 		for (int k = 0; k < 30; k++)
-			n += (size_t)snprintf(batch + n, sizeof(batch) - n, "[\"u\",\"0/%X\",%d,[\"%d\",\"v%d\"]]\n", (unsigned)(16 + i), k, k, i);
+			n += (size_t)snprintf(batch + n, sizeof(batch) - n, "u\t0/%X\t%d\t%d\tv%d\n", (unsigned)(16 + i), k, k, i);
 		ck_assert_int_eq(sb_entity_apply(tables, batch, n, START, on_refused, NULL, &stats, &err), SB_OK);
 		check_stats(30, 0, 0);
 	}
@@ -650,7 +650,7 @@ START_TEST(test_batch_without_changes)
 	apply(SHAPE(ID_NAME)); /* an empty table: people see its columns */
 	ck_assert_str_eq(ask("SELECT count(*) FROM ~.e"), "0");
 	ck_assert_str_eq(ask("SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = '~.e'::regclass AND attnum > 0"), "id name");
-	apply(SHAPE(ID_NAME_BIG) "[\"i\",\"0/10\",1,[\"1\",\"a\",\"b\"]]\n");
+	apply(SHAPE(ID_NAME_BIG) "i\t0/10\t1\t1\ta\tb\n");
 	ck_assert_str_eq(ask("SELECT id || name || big FROM ~.e"), "1ab");
 	apply(SHAPE(ID_NAME)); /* says nothing new of a table that is there */
 	ck_assert_str_eq(ask("SELECT id || name || big FROM ~.e"), "1ab");
@@ -669,10 +669,10 @@ static size_t bench_batch(char *out, size_t size, int round, bool update)
 		"[\"note\",\"text\",false],[\"seen\",\"timestamp with time zone\",false]"));
 
 	for (int i = 0; i < BENCH_ROWS; i++)
-		n += (size_t)snprintf(out + n, size - n, "[\"%s\",\"0/%X\",%d,[\"%d\",\"Marie\",\"Dubois\",\"marie.dubois%d@example7.com\",\"01 22 33 44 55\",\"1980-02-03\","
-			"\"Toulouse\",\"31000\",\"4200.50\",\"%s the customer asked about a refund of the invoice order number shipping address delivery date thanks regards"
-			" bonjour merci le client a contacte le service pour une demande de remboursement concernant sa facture et son contrat%s\","
-			"\"2026-03-02 09:15:01.234567+00\"]]\n", update ? "u" : "i", (unsigned)(0x1000 + round * 16 + (update ? 0x100000 : 0)), i, round * BENCH_ROWS + i, i,
+		n += (size_t)snprintf(out + n, size - n, "%s\t0/%X\t%d\t%d\tMarie\tDubois\tmarie.dubois%d@example7.com\t01 22 33 44 55\t1980-02-03\t"
+			"Toulouse\t31000\t4200.50\t%s the customer asked about a refund of the invoice order number shipping address delivery date thanks regards"
+			" bonjour merci le client a contacte le service pour une demande de remboursement concernant sa facture et son contrat%s\t"
+			"2026-03-02 09:15:01.234567+00\n", update ? "u" : "i", (unsigned)(0x1000 + round * 16 + (update ? 0x100000 : 0)), i, round * BENCH_ROWS + i, i,
 			update ? "again" : "first", " pour la suite");
 	return n;
 }
@@ -701,7 +701,7 @@ START_TEST(test_speed)
 	int64_t from = sb_mono_us();
 	for (int i = 0; i < 500; i++) {
 		char one[512];
-		(void)snprintf(one, sizeof(one), "{\"type\":\"one\",\"incarnation\":1,\"columns\":[" ID_NAME "]}\n[\"u\",\"0/10\",%d,[\"%d\",\"x\"]]\n", i, i);
+		(void)snprintf(one, sizeof(one), "{\"type\":\"one\",\"incarnation\":1,\"columns\":[" ID_NAME "]}\nu\t0/10\t%d\t%d\tx\n", i, i);
 		ck_assert_int_eq(sb_pg_begin(pg, &err), SB_OK);
 		ck_assert_int_eq(sb_entity_apply(tables, one, strlen(one), START, on_refused, NULL, &stats, &err), SB_OK);
 		ck_assert_int_eq(sb_pg_commit(pg, &err), SB_OK);

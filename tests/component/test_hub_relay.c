@@ -355,7 +355,7 @@ START_TEST(test_copies)
 	ck_assert(wait_until(receiver_poll(&train) == 1, RIG_WAIT_MS));
 	ck_assert_str_eq(train.meta.source, "stagebridge://acme/dev/agent/entity/experiment");
 	ck_assert(train.meta.hopped);
-	ck_assert(strstr(train.value, "\"x-1\"") != NULL);
+	ck_assert(strstr(train.value, "\tx-1\n") != NULL);
 	/* public: it may go down to a stage before its owner */
 	ck_assert(wait_until(receiver_poll(&dev) == 1, RIG_WAIT_MS));
 	ck_assert_str_eq(dev.meta.stage, "prod");

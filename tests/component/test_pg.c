@@ -239,7 +239,7 @@ START_TEST(test_copy)
 	sb_buf_init(&b, 1 << 20);
 	for (size_t i = 0; i <= SB_COUNT(fields); i++) {
 		sb_buf_addf(&b, "%zu\t", i);
-		sb_pg_copy_field(&b, i < SB_COUNT(fields) ? fields[i] : NULL, i < SB_COUNT(fields) ? strlen(fields[i]) : 0);
+		sb_copy_field(&b, i < SB_COUNT(fields) ? fields[i] : NULL, i < SB_COUNT(fields) ? strlen(fields[i]) : 0);
 		sb_buf_addc(&b, '\n');
 	}
 	ok(sb_pg_copy_in(pg, "COPY pg_temp.c FROM STDIN", &err));
@@ -256,7 +256,7 @@ START_TEST(test_copy)
 		ck_assert_int_eq(rc, 1);
 		ck_assert_uint_lt(n, sizeof(copy));
 		memcpy(copy, line, n);
-		ok(sb_pg_copy_split(copy, n, cell, 2, &err));
+		ok(sb_copy_split(copy, n, copy, cell, 2, &err));
 		ck_assert_int_eq(cell[0].kind, i < SB_COUNT(fields) ? SB_CELL_VALUE : SB_CELL_NULL);
 		if (i < SB_COUNT(fields)) {
 			ck_assert_uint_eq(cell[0].n, strlen(fields[i]));
@@ -312,7 +312,7 @@ START_TEST(test_copy_split)
 	char line[32];
 
 	(void)snprintf(line, sizeof(line), "%s", lines[_i].line);
-	ck_assert_int_eq(sb_pg_copy_split(line, strlen(line), cell, lines[_i].cells, &err), lines[_i].code);
+	ck_assert_int_eq(sb_copy_split(line, strlen(line), line, cell, lines[_i].cells, &err), lines[_i].code);
 }
 END_TEST
 

@@ -209,7 +209,7 @@ static void record_vector(json_t *out, const char *name, const char *dest, json_
 
 static const char batch_text[] =
 	"{\"type\":\"experiment\",\"incarnation\":1,\"columns\":[[\"id\",\"integer\",true],[\"name\",\"text\",false]]}\n"
-	"[\"u\",\"0/16B3748\",3,[\"1\",\"first\"]]\n";
+	"u\t0/16B3748\t3\t1\tfirst\n";
 static const char order_text[] = "{\"type\":\"experiment\",\"reason\":\"gap\"}";
 static const char beat_text[] = "{}";
 
@@ -357,10 +357,12 @@ static json_t *make_batches(void)
 		int line;
 	} table[] = {
 		{ "one of each operation",
-			SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\"]]\n[\"u\",\"0/1\",1,[\"1\",false]]\n[\"d\",\"0/1\",2,[\"1\",null]]\n"
-			      "[\"k\",\"A/FFFFFFFF\",3,[\"2\",\"\"],[\"1\"]]\n[\"t\",\"0/2\",4294967295,[]]\n[\"s\",\"0/"
-			      "3\",0,[\"9\",\"\\u00e9\\n\\\"\"]]\n",
+			SHAPE "i\t0/1\t0\t1\ta\nu\t0/1\t1\t1\t\\U\nd\t0/1\t2\t1\t\\N\nk\tA/FFFFFFFF\t3\t2\t\t1\nt\t0/2\t4294967295\n"
+			      "s\t0/3\t0\t9\t\xc3\xa9\\n\"\n",
 			"OK", 0 },
+		{ "every escape", SHAPE "i\t0/1\t0\t1\t\\b\\f\\n\\r\\t\\v\\\\\n", "OK", 0 },
+		{ "values that only look like marks", SHAPE "i\t0/1\t0\t\\\\N\tN\ni\t0/1\t1\tU\t\\\\U\n", "OK", 0 },
+		{ "other control characters as they are", SHAPE "i\t0/1\t0\t1\t\x01\x7f\n", "OK", 0 },
 		{ "no change", SHAPE, "OK", 0 },
 		{ "nothing", "", "EPROTO", 0 },
 		{ "shape without an end", "{\"type\":\"t\",\"incarnation\":1,\"columns\":[[\"id\",\"integer\",true]]}", "EPROTO", 1 },
@@ -375,30 +377,38 @@ static json_t *make_batches(void)
 		{ "shape with a nameless column", "{\"type\":\"t\",\"incarnation\":1,\"columns\":[[\"\",\"\",true]]}\n", "EPROTO", 1 },
 		{ "shape with a negative incarnation", "{\"type\":\"t\",\"incarnation\":-1,\"columns\":[[\"id\",\"\",true]]}\n", "EPROTO",
 			1 },
-		{ "unknown operation", SHAPE "[\"x\",\"0/1\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "a cell too few", SHAPE "[\"i\",\"0/1\",0,[\"1\"]]\n", "EPROTO", 2 },
-		{ "a cell too many", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\",\"b\"]]\n", "EPROTO", 2 },
-		{ "number as a cell", SHAPE "[\"i\",\"0/1\",0,[\"1\",2]]\n", "EPROTO", 2 },
-		{ "true as a cell", SHAPE "[\"i\",\"0/1\",0,[\"1\",true]]\n", "EPROTO", 2 },
-		{ "null in the key", SHAPE "[\"i\",\"0/1\",0,[null,\"a\"]]\n", "EPROTO", 2 },
-		{ "unchanged cell in an insert", SHAPE "[\"i\",\"0/1\",0,[\"1\",false]]\n", "EPROTO", 2 },
-		{ "delete with more than the key", SHAPE "[\"d\",\"0/1\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "truncate with cells", SHAPE "[\"t\",\"0/1\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "key change without its old key", SHAPE "[\"k\",\"0/1\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "key change with a null old key", SHAPE "[\"k\",\"0/1\",0,[\"1\",\"a\"],[null]]\n", "EPROTO", 2 },
-		{ "old key where there is none", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\"],[\"1\"]]\n", "EPROTO", 2 },
-		{ "NUL in a cell", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\\u0000\"]]\n", "EPROTO", 2 },
-		{ "lone surrogate", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"\\ud800\"]]\n", "EPROTO", 2 },
-		{ "lower-case log position", SHAPE "[\"i\",\"0/a\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "log position as a number", SHAPE "[\"i\",1,0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "negative number", SHAPE "[\"i\",\"0/1\",-1,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "number too large", SHAPE "[\"i\",\"0/1\",4294967296,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "fraction as a number", SHAPE "[\"i\",\"0/1\",0.0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "object as a change", SHAPE "{\"op\":\"i\"}\n", "EPROTO", 2 },
-		{ "bytes after a change", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\"]] x\n", "EPROTO", 2 },
-		{ "empty line", SHAPE "\n[\"i\",\"0/1\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
-		{ "cut in the third line", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\"]]\n[\"i\",\"0/1\",1,[\"2\",", "EPROTO", 3 },
-		{ "third line has no end", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\"]]\n[\"i\",\"0/1\",1,[\"2\",\"b\"]]", "EPROTO", 3 },
+		{ "unknown operation", SHAPE "x\t0/1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "operation of two letters", SHAPE "ii\t0/1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "a cell too few", SHAPE "i\t0/1\t0\t1\n", "EPROTO", 2 },
+		{ "a cell too many", SHAPE "i\t0/1\t0\t1\ta\tb\n", "EPROTO", 2 },
+		{ "no cells", SHAPE "i\t0/1\t0\n", "EPROTO", 2 },
+		{ "operation alone", SHAPE "i\n", "EPROTO", 2 },
+		{ "unknown escape", SHAPE "i\t0/1\t0\t1\ta\\q\n", "EPROTO", 2 },
+		{ "octal escape", SHAPE "i\t0/1\t0\t1\t\\101\n", "EPROTO", 2 },
+		{ "backslash at the end", SHAPE "i\t0/1\t0\t1\ta\\\n", "EPROTO", 2 },
+		{ "NULL with something behind it", SHAPE "i\t0/1\t0\t1\t\\Nx\n", "EPROTO", 2 },
+		{ "carriage return without an escape", SHAPE "i\t0/1\t0\t1\ta\r\n", "EPROTO", 2 },
+		{ "null in the key", SHAPE "i\t0/1\t0\t\\N\ta\n", "EPROTO", 2 },
+		{ "unchanged cell in an insert", SHAPE "i\t0/1\t0\t1\t\\U\n", "EPROTO", 2 },
+		{ "unchanged cell in the key", SHAPE "u\t0/1\t0\t\\U\ta\n", "EPROTO", 2 },
+		{ "delete with more than the key", SHAPE "d\t0/1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "truncate with cells", SHAPE "t\t0/1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "truncate with an empty cell", SHAPE "t\t0/1\t0\t\n", "EPROTO", 2 },
+		{ "key change without its old key", SHAPE "k\t0/1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "key change with a null old key", SHAPE "k\t0/1\t0\t1\ta\t\\N\n", "EPROTO", 2 },
+		{ "old key where there is none", SHAPE "i\t0/1\t0\t1\ta\t1\n", "EPROTO", 2 },
+		{ "NUL in a cell", SHAPE "i\t0/1\t0\t1\ta\\0\n", "EPROTO", 2 },
+		{ "lower-case log position", SHAPE "i\t0/a\t0\t1\ta\n", "EPROTO", 2 },
+		{ "log position without a slash", SHAPE "i\t1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "empty log position", SHAPE "i\t\t0\t1\ta\n", "EPROTO", 2 },
+		{ "negative number", SHAPE "i\t0/1\t-1\t1\ta\n", "EPROTO", 2 },
+		{ "number too large", SHAPE "i\t0/1\t4294967296\t1\ta\n", "EPROTO", 2 },
+		{ "number with a zero in front", SHAPE "i\t0/1\t01\t1\ta\n", "EPROTO", 2 },
+		{ "fraction as a number", SHAPE "i\t0/1\t0.0\t1\ta\n", "EPROTO", 2 },
+		{ "JSON as a change", SHAPE "[\"i\",\"0/1\",0,[\"1\",\"a\"]]\n", "EPROTO", 2 },
+		{ "empty line", SHAPE "\ni\t0/1\t0\t1\ta\n", "EPROTO", 2 },
+		{ "cut in the third line", SHAPE "i\t0/1\t0\t1\ta\ni\t0/1\t1\t2", "EPROTO", 3 },
+		{ "third line has no end", SHAPE "i\t0/1\t0\t1\ta\ni\t0/1\t1\t2\tb", "EPROTO", 3 },
 	};
 	json_t *out = json_array();
 

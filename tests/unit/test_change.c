@@ -122,7 +122,7 @@ START_TEST(test_bytes)
 	static const char expected[] =
 		"{\"type\":\"experiment\",\"incarnation\":4,\"columns\":[[\"id\",\"integer\",true],[\"region\",\"text\",true],"
 		"[\"note \\\"x\\\"\",\"numeric(10,2)\",false]]}\n"
-		"[\"i\",\"0/16B3748\",0,[\"1\",\"eu\",\"l\xc3\xa9\\n\\\"\\\\\\t\"]]\n";
+		"i\t0/16B3748\t0\t1\teu\tl\xc3\xa9\\n\"\\\\\\t\n";
 	struct sb_batch *b = NULL;
 	struct sb_error err = SB_ERROR_INIT;
 	size_t n;

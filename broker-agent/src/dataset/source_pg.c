@@ -198,7 +198,7 @@ static int pg_next(struct agent_feed *feed, struct sb_cell *cell, struct agent_r
 	sb_buf_add(&f->line, line, n);
 	r = sb_buf_check(&f->line, "row", err);
 	if (r == 0)
-		r = sb_pg_copy_split(f->line.data, f->line.len, cell, f->n_wanted, err);
+		r = sb_copy_split(f->line.data, f->line.len, f->line.data, cell, f->n_wanted, err);
 	return r < 0 ? r : 1;
 }
 

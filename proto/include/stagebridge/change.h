@@ -1,20 +1,20 @@
-/* Entity batches: one record = one ordered batch of changes of one entity type, NDJSON. Line 1 is the shape, every other line one
- * change, so that `kcat | jq` reads it:
+/* Entity batches: one record = one ordered batch of changes of one entity type. Line 1 is the shape, in JSON; every other line is one change, its fields between
+ * tabs, its cells as PostgreSQL's COPY writes them (copy_text.h), so that `kcat | cut` reads it and a server loads it as it is:
  *   {"type":"experiment","incarnation":1,"columns":[["id","integer",true],["name","text",false]]}
- *   ["u","0/16B3748",3,["1","first",null]]
- * op: "i" insert, "u" update, "d" delete (key cells, the others null), "k" key change (a fifth element holds the old key cells in
- * key order), "t" truncate (cells []), "s" snapshot row. Cells are PostgreSQL's text output: a string; null is SQL NULL; false is
- * an unchanged TOAST value that the source did not send. Version of a change: (incarnation, lsn of the commit, n within it). */
+ *   u	0/16B3748	3	1	first
+ * op: "i" insert, "u" update, "d" delete (key cells, the others NULL), "k" key change (the old key's cells follow the row's), "t" truncate (no cells),
+ * "s" snapshot row. Cells are PostgreSQL's text output; \N is NULL, \U an unchanged TOAST value that the source did not send.
+ * Version of a change: (incarnation, lsn of the commit, n within it). */
 #ifndef STAGEBRIDGE_CHANGE_H
 #define STAGEBRIDGE_CHANGE_H
 
 #include "stagebridge/base.h"
-#include "stagebridge/buf.h"
+#include "stagebridge/copy_text.h"
 #include "stagebridge/error.h"
 #include "stagebridge/text.h"
 
 #define SB_COLUMNS_MAX 1600
-#define SB_BATCH_CONTENT_TYPE "application/x-ndjson"
+#define SB_BATCH_CONTENT_TYPE "application/vnd.stagebridge.rows.v1"
 
 struct sb_column {
 	char *name;      /* UTF-8, at most 63 bytes, as the source spells it */
@@ -33,9 +33,6 @@ void sb_shape_release(struct sb_shape *s);
 int sb_shape_copy(struct sb_shape *dst, const struct sb_shape *src, struct sb_error *err) SB_MUSTCHECK;
 bool sb_shape_equal(const struct sb_shape *a, const struct sb_shape *b); /* incarnation not compared */
 
-enum sb_cell_kind { SB_CELL_NULL, SB_CELL_VALUE, SB_CELL_UNCHANGED };
-struct sb_cell { enum sb_cell_kind kind; const char *p; size_t n; };  /* borrowed bytes */
-
 struct sb_change {
 	char op;
 	uint64_t lsn;
@@ -44,6 +41,8 @@ struct sb_change {
 	const struct sb_cell *cell;    /* borrowed */
 	unsigned n_old;                /* 'k': number of key columns */
 	const struct sb_cell *old_key;
+	const char *text;              /* readers only: the cells as they stand in the batch, COPY text without newline; NULL when a COPY would not take them (\U, 'k', 't') */
+	size_t text_len;
 };
 
 /** A place in a source's stream; orders lexicographically. A batch covers [from, to): after a transaction's last change `to` is (end_lsn, 0). */
@@ -64,6 +63,9 @@ int sb_batch_begin(struct sb_batch *b, const struct sb_shape *shape, struct sb_e
 /** Appends one change (cells borrowed). SB_ETOOBIG when it does not fit into SB_VALUE_MAX: the batch is unchanged, send it and begin
  * another (when count is 0 the row itself is too large). SB_EPROTO when a cell is not UTF-8. */
 int sb_batch_add(struct sb_batch *b, const struct sb_change *c, struct sb_error *err) SB_MUSTCHECK;
+/** The same for a whole row that is COPY text already (a line of COPY TO STDOUT without its newline): its bytes are looked at, not taken apart. SB_EPROTO also
+ * for another number of fields or a NULL in the key. op: 'i', 'u', 's'. */
+int sb_batch_add_line(struct sb_batch *b, char op, uint64_t lsn, uint32_t seq, const char *line, size_t n, struct sb_error *err) SB_MUSTCHECK;
 unsigned sb_batch_count(const struct sb_batch *b);
 const void *sb_batch_value(const struct sb_batch *b, size_t *ret_len);  /* borrowed until the next call */
 

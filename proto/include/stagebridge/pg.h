@@ -57,14 +57,9 @@ int sb_pg_copy_in(struct sb_pg *pg, const char *copy_sql, struct sb_error *err) 
 int sb_pg_copy_put(struct sb_pg *pg, const void *p, size_t n, struct sb_error *err) SB_MUSTCHECK;
 int sb_pg_copy_end(struct sb_pg *pg, int64_t *ret_rows, struct sb_error *err) SB_MUSTCHECK;
 int sb_pg_copy_abort(struct sb_pg *pg, struct sb_error *err) SB_MUSTCHECK;
-/** Appends one COPY text field, escaped; NULL p is \N. */
-void sb_pg_copy_field(struct sb_buf *out, const char *p, size_t n);
 int sb_pg_copy_out(struct sb_pg *pg, const char *copy_sql, struct sb_error *err) SB_MUSTCHECK;
-/** 1 and a line (borrowed until the next call, without newline), 0 at the end, or an error. */
+/** 1 and a line (copy_text.h; borrowed until the next call, without newline), 0 at the end, or an error. */
 int sb_pg_copy_line(struct sb_pg *pg, const char **ret_line, size_t *ret_len, struct sb_error *err) SB_MUSTCHECK;
-/** Splits a COPY text line in place into cells; column count must match. Undoes escapes. SB_EPROTO otherwise. */
-struct sb_cell;
-int sb_pg_copy_split(char *line, size_t n, struct sb_cell *cell, unsigned n_cells, struct sb_error *err) SB_MUSTCHECK;
 
 /** LISTEN/NOTIFY: descriptor for sb_lane_wait; drain returns the number of notifications consumed. */
 int sb_pg_fd(const struct sb_pg *pg);

@@ -115,6 +115,15 @@ bool sb_utf8_ok(const char *p, size_t n)
 	const unsigned char *u = (const unsigned char *)p;
 
 	for (size_t i = 0; i < n;) {
+		uint64_t w;
+		/* eight ASCII characters at once: none with the high bit, none zero */
+		if (n - i >= sizeof(w)) {
+			memcpy(&w, u + i, sizeof(w));
+			if (((w | (w - 0x0101010101010101u)) & 0x8080808080808080u) == 0) {
+				i += sizeof(w);
+				continue;
+			}
+		}
 		size_t len = utf8_char(u + i, n - i);
 		if (len == 0)
 			return false;

@@ -1,5 +1,6 @@
-/* Applies batches. The fast path: COPY a run of changes into a staging table, collapse it to the last version of each key, one upsert guarded by
- * version. Changes that are not whole rows (unchanged TOAST values, key changes, truncates) go row by row between such runs, in order.
+/* Applies batches. A run of whole rows goes one of two ways. New rows (inserts, rows of a snapshot) are tried as one COPY straight into the table: a key that
+ * is there already refuses it, and then they go the other way, as all other runs do: COPY into a staging table, collapse to the last version of each key, one upsert
+ * guarded by version. Changes that are not whole rows (unchanged TOAST values, key changes, truncates) go row by row between such runs, in order.
  *
  * A run that the server refuses because of its data is rolled back to a savepoint and halved until the bad rows stand alone: they are
  * reported, the others applied.
@@ -16,33 +17,58 @@
 #include "entity_private.h"
 
 #define SMALL_RUN 4          /* up to here single statements are quicker than COPY and upsert */
-#define COPY_MAX ((size_t)64 * 1024 * 1024) /* far more than a value of 768 KiB can expand to */
+#define DIRECT_PENALTY 16    /* runs of a type that are staged at once after a COPY of new rows met one that was not new; doubled each time */
+#define DIRECT_PENALTY_MAX 1024
 
 /* ---- the segment ---- */
 
+/* A line for the staging table; what follows `place` and `op` is one for the table itself. */
+static void add_line(struct entity_apply *a, const struct sb_change *c, struct entity_version v, struct entity_row *row)
+{
+	struct sb_buf *copy = &a->t->copy;
+	char head[96];
+	int n = snprintf(head, sizeof(head), "%" PRIu32 "\t%c\t", row->ord, row->op);                          /* this fits, */
+	int m = snprintf(head + n, sizeof(head) - (size_t)n, "%" PRIu64 "\t%" PRIu64 "\t%" PRIu32, v.inc, v.lsn, v.seq); /* and this */
+
+	row->at = copy->len;
+	row->table_at = copy->len + (size_t)n;
+	sb_buf_add(copy, head, (size_t)(n + m));
+	if (a->use_all && c->text) {
+		sb_buf_addc(copy, '\t');
+		sb_buf_add(copy, c->text, c->text_len);
+	} else {
+		for (unsigned i = 0; i < c->n_cells; i++) {
+			if (!a->use[i])
+				continue;
+			sb_buf_addc(copy, '\t');
+			sb_copy_field(copy, c->cell[i].kind == SB_CELL_VALUE ? c->cell[i].p : NULL, c->cell[i].n);
+		}
+	}
+	sb_buf_addc(copy, '\n');
+}
+
 static int segment_add(struct entity_apply *a, const struct sb_change *c, unsigned index, struct entity_version v, struct sb_error *err)
 {
-	char head[96];
+	struct sb_entity_tables *t = a->t;
 
-	if (a->n_rows == a->cap_rows) {
-		size_t cap = a->cap_rows ? 2 * a->cap_rows : 64;
-		struct entity_row *row = reallocarray(a->row, cap, sizeof(*row));
+	if (a->n_rows == t->cap_rows) {
+		size_t cap = t->cap_rows ? 2 * t->cap_rows : 64;
+		struct entity_row *row = reallocarray(t->row, cap, sizeof(*row));
 		if (!row)
 			return sb_fail_nomem(err);
-		a->row = row;
-		a->cap_rows = cap;
+		t->row = row;
+		t->cap_rows = cap;
 	}
-	a->row[a->n_rows++] = (struct entity_row){ .at = a->copy.len, .index = index, .ord = a->type->ord, .op = c->op };
-	(void)snprintf(head, sizeof(head), "%" PRIu32 "\t%c\t%" PRIu64 "\t%" PRIu32, a->type->ord++, c->op, v.lsn, v.seq); /* fits */
-	sb_buf_adds(&a->copy, head);
-	for (unsigned i = 0; i < c->n_cells; i++) {
-		if (!a->use[i])
-			continue;
-		sb_buf_addc(&a->copy, '\t');
-		sb_pg_copy_field(&a->copy, c->cell[i].kind == SB_CELL_VALUE ? c->cell[i].p : NULL, c->cell[i].n);
-	}
-	sb_buf_addc(&a->copy, '\n');
+	struct entity_row *row = &t->row[a->n_rows++];
+	*row = (struct entity_row){ .index = index, .ord = a->type->ord++, .op = c->op };
+	add_line(a, c, v, row);
 	return SB_OK;
+}
+
+/* Start of row i's line; behind the last row the end of all. */
+static size_t line_at(const struct entity_apply *a, size_t i)
+{
+	return i < a->n_rows ? a->t->row[i].at : a->t->copy.len;
 }
 
 static void add_columns(struct sb_buf *sql, const struct entity_apply *a, const char *alias)
@@ -87,7 +113,7 @@ static int stage_ready(struct entity_apply *a, struct sb_error *err)
 	stage_name(sql, type);
 	sb_buf_adds(sql, "; CREATE TEMPORARY TABLE ");
 	stage_name(sql, type);
-	sb_buf_addf(sql, " ON COMMIT DELETE ROWS AS SELECT 0::integer AS %sord, ''::\"char\" AS %sop, %slsn, %sseq", p, p, p, p);
+	sb_buf_addf(sql, " ON COMMIT DELETE ROWS AS SELECT 0::integer AS %sord, ''::\"char\" AS %sop, %sinc, %slsn, %sseq", p, p, p, p, p);
 	for (unsigned i = 0; i < type->shape.n_columns; i++) {
 		sb_buf_adds(sql, ", ");
 		sb_pg_ident(sql, type->shape.column[i].name);
@@ -100,27 +126,33 @@ static int stage_ready(struct entity_apply *a, struct sb_error *err)
 	return rc;
 }
 
-static int copy_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_error *err)
+/* COPY of lines that begin with inc, lsn and seq, or with our two columns of the staging table in front of them. */
+static int copy_lines(struct entity_apply *a, bool staged, const char *p, size_t n, struct sb_error *err)
 {
 	struct sb_buf *sql = &a->t->sql;
-	const char *p = a->type->prefix;
-	size_t end = hi < a->n_rows ? a->row[hi].at : a->copy.len;
+	const char *prefix = a->type->prefix;
 
 	sb_buf_reset(sql);
 	sb_buf_adds(sql, "COPY ");
-	stage_name(sql, a->type);
-	sb_buf_addf(sql, " (%sord, %sop, %slsn, %sseq", p, p, p, p);
+	if (staged) {
+		stage_name(sql, a->type);
+		sb_buf_addf(sql, " (%sord, %sop, ", prefix, prefix);
+	} else {
+		entity_table_name(sql, a->type);
+		sb_buf_adds(sql, " (");
+	}
+	sb_buf_addf(sql, "%sinc, %slsn, %sseq", prefix, prefix, prefix);
 	add_columns(sql, a, "");
 	sb_buf_adds(sql, ") FROM STDIN");
 	int rc = sb_buf_check(sql, "statement", err);
 	if (rc == SB_OK)
 		rc = sb_pg_copy_in(a->t->pg, sql->data, err);
 	if (rc == SB_OK)
-		rc = sb_pg_copy_put(a->t->pg, a->copy.data + a->row[lo].at, end - a->row[lo].at, err);
+		rc = sb_pg_copy_put(a->t->pg, p, n, err);
 	return rc ? rc : sb_pg_copy_end(a->t->pg, NULL, err);
 }
 
-/* ---- the statements of a run; parameters: incarnation, first and last place in the staging table ---- */
+/* ---- the statements of a run; parameters: first and last place in the staging table ---- */
 
 static void add_collapsed(struct sb_buf *sql, const struct entity_apply *a)
 {
@@ -128,11 +160,11 @@ static void add_collapsed(struct sb_buf *sql, const struct entity_apply *a)
 
 	sb_buf_adds(sql, "SELECT DISTINCT ON (");
 	entity_keys(sql, a->type, "s.");
-	sb_buf_addf(sql, ") s.%sop = 'd' AS %sdeleted, $1::bigint AS %sinc, s.%slsn, s.%sseq", p, p, p, p, p);
+	sb_buf_addf(sql, ") s.%sop = 'd' AS %sdeleted, s.%sinc, s.%slsn, s.%sseq", p, p, p, p, p);
 	add_columns(sql, a, "s.");
 	sb_buf_adds(sql, " FROM ");
 	stage_name(sql, a->type);
-	sb_buf_addf(sql, " s WHERE s.%sord BETWEEN $2::integer AND $3::integer ORDER BY ", p);
+	sb_buf_addf(sql, " s WHERE s.%sord BETWEEN $1::integer AND $2::integer ORDER BY ", p);
 	entity_keys(sql, a->type, "s.");
 	sb_buf_addf(sql, ", s.%slsn DESC, s.%sseq DESC, s.%sord DESC", p, p, p);
 }
@@ -210,8 +242,8 @@ static void fill_statement(struct sb_buf *sql, const struct entity_apply *a, boo
 	}
 	sb_buf_addf(sql, "%smissing = NULL, %smoved = NULL FROM ", p, p);
 	stage_name(sql, type);
-	sb_buf_addf(sql, " s WHERE s.%sop = 's' AND s.%sord BETWEEN $2::integer AND $3::integer AND t.%smissing IS NOT NULL AND NOT t.%sdeleted"
-		" AND (t.%sinc, t.%slsn, t.%sseq) > ($1::bigint, s.%slsn, 0) AND ", p, p, p, p, p, p, p, p);
+	sb_buf_addf(sql, " s WHERE s.%sop = 's' AND s.%sord BETWEEN $1::integer AND $2::integer AND t.%smissing IS NOT NULL AND NOT t.%sdeleted"
+		" AND (t.%sinc, t.%slsn, t.%sseq) > (s.%sinc, s.%slsn, 0) AND ", p, p, p, p, p, p, p, p, p);
 	if (!moved) { /* a row that moved here waits for another's value */
 		sb_buf_addf(sql, "t.%smoved IS NULL AND ", p);
 		add_key_match(sql, type, "t", "s");
@@ -234,17 +266,17 @@ static void distinct_statement(struct sb_buf *sql, const struct entity_apply *a)
 	entity_keys(sql, a->type, "s.");
 	sb_buf_adds(sql, " FROM ");
 	stage_name(sql, a->type);
-	sb_buf_addf(sql, " s WHERE $1::bigint IS NOT NULL AND s.%sord BETWEEN $2::integer AND $3::integer) k", a->type->prefix);
+	sb_buf_addf(sql, " s WHERE s.%sord BETWEEN $1::integer AND $2::integer) k", a->type->prefix);
 }
 
 /* Runs t->sql; ret_n: its one number, or the rows that it changed. */
-static int run_counted(struct entity_apply *a, const char *const param[3], uint64_t *ret_n, struct sb_error *err)
+static int run_counted(struct entity_apply *a, const char *const param[2], uint64_t *ret_n, struct sb_error *err)
 {
 	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
 	int rc = sb_buf_check(&a->t->sql, "statement", err);
 
 	if (rc == SB_OK)
-		rc = sb_pg_exec(a->t->pg, a->t->sql.data, 3, param, &res, err);
+		rc = sb_pg_exec(a->t->pg, a->t->sql.data, 2, param, &res, err);
 	if (rc == SB_OK)
 		*ret_n = (uint64_t)(sb_pg_columns(res) ? sb_pg_get_i64(res, 0, 0) : sb_pg_affected(res));
 	return rc;
@@ -252,19 +284,19 @@ static int run_counted(struct entity_apply *a, const char *const param[3], uint6
 
 static int run_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_apply_stats *stats, struct sb_error *err)
 {
-	char inc[24], first[16], last[16];
-	const char *const param[3] = { inc, first, last };
+	const struct entity_row *row = a->t->row;
+	char first[16], last[16];
+	const char *const param[2] = { first, last };
 	uint64_t changed = 0, keys = 0, filled = 0;
 	bool deletes = false, snapshot_rows = false;
 	struct sb_buf *sql = &a->t->sql;
 
 	for (size_t i = lo; i < hi; i++) {
-		deletes = deletes || a->row[i].op == 'd';
-		snapshot_rows = snapshot_rows || a->row[i].op == 's';
+		deletes = deletes || row[i].op == 'd';
+		snapshot_rows = snapshot_rows || row[i].op == 's';
 	}
-	(void)snprintf(inc, sizeof(inc), "%" PRIu64, a->shape->incarnation); /* these three fit */
-	(void)snprintf(first, sizeof(first), "%" PRIu32, a->row[lo].ord);
-	(void)snprintf(last, sizeof(last), "%" PRIu32, a->row[hi - 1].ord);
+	(void)snprintf(first, sizeof(first), "%" PRIu32, row[lo].ord); /* these two fit */
+	(void)snprintf(last, sizeof(last), "%" PRIu32, row[hi - 1].ord);
 	sb_buf_reset(sql);
 	if (deletes && !a->type->snapshot)
 		delete_and_upsert_statement(sql, a);
@@ -294,7 +326,7 @@ static int stage_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_e
 	int rc = entity_savepoint(a->t, err);
 	if (rc)
 		return rc;
-	rc = copy_range(a, lo, hi, &why);
+	rc = copy_lines(a, true, a->t->copy.data + line_at(a, lo), line_at(a, hi) - line_at(a, lo), &why);
 	if (rc == SB_OK)
 		rc = run_range(a, lo, hi, &stats, &why);
 	if (rc == SB_EDATA) {
@@ -353,7 +385,7 @@ static int rows_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_er
 		struct sb_change c;
 		do
 			rc = sb_batch_next(a->again, &c, err);
-		while (rc > 0 && a->again_at++ < a->row[lo].index);
+		while (rc > 0 && a->again_at++ < a->t->row[lo].index);
 		rc = rc > 0 ? row_in_savepoint(a, &c, err) : rc ? rc : sb_fail(err, SB_EPROTO, "batch ended early");
 	}
 	return rc;
@@ -374,16 +406,76 @@ static int apply_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_e
 	return rc ? rc : apply_range(a, middle, hi, err);
 }
 
+/* ---- new rows ---- */
+
+static bool all_new(struct entity_apply *a)
+{
+	struct entity_type *type = a->type;
+
+	/* rows with missing columns are filled by the staged statements only */
+	if (type->partial)
+		return false;
+	for (size_t i = 0; i < a->n_rows; i++)
+		if (a->t->row[i].op != 'i' && a->t->row[i].op != 's')
+			return false;
+	if (type->direct_skip == 0)
+		return true;
+	type->direct_skip--;
+	return false;
+}
+
+static int copy_new(struct entity_apply *a, struct sb_error *err)
+{
+	struct sb_buf *direct = &a->t->direct;
+
+	sb_buf_reset(direct);
+	for (size_t i = 0; i < a->n_rows; i++)
+		sb_buf_add(direct, a->t->copy.data + a->t->row[i].table_at, line_at(a, i + 1) - a->t->row[i].table_at);
+	int rc = sb_buf_check(direct, "batch", err);
+	return rc ? rc : copy_lines(a, false, direct->data, direct->len, err);
+}
+
+/* The whole segment straight into the table; *ret_done false: a row was not new, or was refused, and nothing is changed. */
+static int direct(struct entity_apply *a, bool *ret_done, struct sb_error *err)
+{
+	struct entity_type *type = a->type;
+	struct sb_error why = SB_ERROR_INIT;
+
+	int rc = entity_savepoint(a->t, err);
+	if (rc)
+		return rc;
+	rc = copy_new(a, &why);
+	*ret_done = rc == SB_OK;
+	if (rc == SB_OK) {
+		type->direct_penalty = 0;
+		a->stats->applied += a->n_rows;
+		return entity_savepoint_keep(a->t, err);
+	}
+	if (rc != SB_EDATA) {
+		if (err)
+			*err = why;
+		return rc;
+	}
+	if (strcmp(why.state, "23505") == 0) { /* unique_violation */
+		type->direct_penalty = type->direct_penalty == 0 ? DIRECT_PENALTY : type->direct_penalty < DIRECT_PENALTY_MAX ? 2 * type->direct_penalty : DIRECT_PENALTY_MAX;
+		type->direct_skip = type->direct_penalty;
+	}
+	return entity_savepoint_undo(a->t, err);
+}
+
 static int segment_flush(struct entity_apply *a, struct sb_error *err)
 {
-	int rc = sb_buf_check(&a->copy, "batch", err);
+	bool staged = a->n_rows > (a->type->partial ? 0 : SMALL_RUN), done = false;
+	int rc = sb_buf_check(&a->t->copy, "batch", err);
 
-	if (rc == SB_OK && a->n_rows > (a->type->partial ? 0 : SMALL_RUN))
+	if (rc == SB_OK && staged && all_new(a))
+		rc = direct(a, &done, err);
+	if (rc == SB_OK && staged && !done)
 		rc = stage_ready(a, err); /* outside the savepoint, or refused data would undo it */
-	if (rc == SB_OK && a->n_rows)
+	if (rc == SB_OK && a->n_rows && !done)
 		rc = apply_range(a, 0, a->n_rows, err);
 	a->n_rows = 0;
-	sb_buf_reset(&a->copy);
+	sb_buf_reset(&a->t->copy);
 	return rc;
 }
 
@@ -410,9 +502,11 @@ static int fit(struct entity_apply *a, struct entity_version v, struct sb_error 
 	if (!a->use)
 		return sb_fail_nomem(err);
 	unsigned keys = 0;
+	a->use_all = true;
 	for (unsigned i = 0; i < a->shape->n_columns; i++) {
 		const struct sb_column *c = entity_shape_find(&type->shape, a->shape->column[i].name);
 		a->use[i] = c != NULL;
+		a->use_all = a->use_all && a->use[i];
 		a->unfit = a->unfit || a->shape->column[i].key != (c && c->key);
 		keys += a->shape->column[i].key;
 	}
@@ -466,7 +560,7 @@ int sb_entity_apply(struct sb_entity_tables *t, const void *value, size_t n, str
 	struct sb_batch_reader *r = NULL;
 	struct sb_change c;
 
-	sb_buf_init(&a.copy, COPY_MAX);
+	sb_buf_reset(&t->copy);
 	int rc = entity_enter(t, err);
 	if (rc == SB_OK)
 		rc = sb_batch_open(&r, value, n, err);
@@ -490,8 +584,6 @@ int sb_entity_apply(struct sb_entity_tables *t, const void *value, size_t n, str
 out:
 	sb_batch_close(r);
 	sb_batch_close(a.again);
-	sb_buf_release(&a.copy);
-	free(a.row);
 	free(a.use);
 	return rc;
 }

@@ -6,13 +6,14 @@
 
 #include "stagebridge/entity_table.h"
 
+#define ENTITY_COPY_MAX ((size_t)64 * 1024 * 1024) /* far more than a value of 768 KiB can expand to */
 #define ENTITY_SQL_MAX ((size_t)4 * 1024 * 1024) /* 1,600 columns named a dozen times in one statement */
 
 /* Our columns beside the source's, after a prefix that no source column collides with ("_" nearly always):
  *   inc, lsn, seq  version of the row          deleted  tombstone, while a snapshot runs
  *   missing        names of columns whose value has not arrived: an update left them out (unchanged TOAST) before the row itself came
  *   moved          of such a row after a change of its key: the key under which the snapshot will bring it
- * The staging table has lsn, seq, ord (place in the batch) and op. */
+ * The staging table has inc, lsn, seq, ord (place in the batch) and op. */
 
 struct entity_version { uint64_t inc, lsn; uint32_t seq; };
 
@@ -39,6 +40,15 @@ struct entity_type {
 	bool staged;                  /* staging table exists and fits */
 	uint64_t staged_in;           /* transaction that used it last */
 	uint32_t ord;                 /* next place in it */
+	unsigned direct_skip;         /* runs of new rows that are staged all the same, because some were not new lately */
+	unsigned direct_penalty;      /* how many the next time */
+};
+
+struct entity_row {
+	size_t at, table_at;          /* its line in `copy`, and where in it the part for the table begins */
+	unsigned index;               /* its change in the batch */
+	uint32_t ord;
+	char op;
 };
 
 struct sb_entity_tables {
@@ -48,6 +58,9 @@ struct sb_entity_tables {
 	unsigned numbers;
 	struct entity_type *types;
 	struct sb_buf sql;
+	/* of the batch at work; kept from one to the next */
+	struct entity_row *row; size_t cap_rows;
+	struct sb_buf copy, direct;   /* lines for the staging table; of these the part that the table itself takes */
 };
 
 /* One call of sb_entity_apply. */
@@ -60,13 +73,12 @@ struct entity_apply {
 	bool unfit;                    /* older than a change of the key: its rows have no place */
 	sb_row_refused_fn refused; void *user;
 	struct sb_apply_stats *stats;
-	struct entity_row *row; size_t n_rows, cap_rows; /* the segment that waits to be staged */
-	struct sb_buf copy;
+	bool use_all;                  /* all of them are */
+	size_t n_rows;                 /* of the segment that waits in t->row and t->copy */
 	struct sb_batch_reader *again; /* second reading, for the rows that go one by one */
 	unsigned again_at;             /* index of the change it gives next */
 };
 
-struct entity_row { size_t at; unsigned index; uint32_t ord; char op; }; /* start of its COPY line; its change in the batch */
 
 /* entity_table.c */
 /** The type's cache entry, loaded; makes its row in store.entity_type when it is new. */

@@ -287,6 +287,8 @@ int sb_entity_tables_new(struct sb_entity_tables **ret, struct sb_pg *pg, const 
 	if (!t)
 		return sb_fail_nomem(err);
 	sb_buf_init(&t->sql, ENTITY_SQL_MAX);
+	sb_buf_init(&t->copy, ENTITY_COPY_MAX);
+	sb_buf_init(&t->direct, ENTITY_COPY_MAX);
 	t->pg = pg;
 	t->scope = sb_strdup(scope);
 	t->view_schema = sb_strdup(view_schema);
@@ -308,6 +310,9 @@ void sb_entity_tables_free(struct sb_entity_tables *t)
 		free(type);
 	}
 	sb_buf_release(&t->sql);
+	sb_buf_release(&t->copy);
+	sb_buf_release(&t->direct);
+	free(t->row);
 	free(t->scope);
 	free(t->view_schema);
 	free(t);

@@ -1,9 +1,8 @@
-/* COPY in both directions and its text format. Thread: the lane of the connection; calls block.
+/* COPY in both directions. Thread: the lane of the connection; calls block.
  * COPY out is the one statement that may run for hours (a snapshot read at the pace of the broker), so it runs without a statement deadline. */
 #include <string.h>
 
 #include "pg_private.h"
-#include "stagebridge/change.h"
 
 /* Reads results to the end of a COPY; the first failure counts. */
 static int drain(struct sb_pg *pg, int64_t *ret_rows, struct sb_error *err)
@@ -97,27 +96,6 @@ void sb_pg_copy_stop(struct sb_pg *pg)
 	drain(pg, NULL, NULL); /* its error is the cancelled COPY's; a broken connection is noted in pg */
 }
 
-void sb_pg_copy_field(struct sb_buf *out, const char *p, size_t n)
-{
-	static const char escape[256] = { ['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r', ['\t'] = 't', ['\v'] = 'v', ['\\'] = '\\' };
-	size_t from = 0;
-
-	if (!p) {
-		sb_buf_add(out, "\\N", 2);
-		return;
-	}
-	for (size_t i = 0; i < n; i++) {
-		char e = escape[(unsigned char)p[i]];
-		if (!e)
-			continue;
-		const char pair[2] = { '\\', e };
-		sb_buf_add(out, p + from, i - from);
-		sb_buf_add(out, pair, 2);
-		from = i + 1;
-	}
-	sb_buf_add(out, p + from, n - from);
-}
-
 int sb_pg_copy_out(struct sb_pg *pg, const char *copy_sql, struct sb_error *err)
 {
 	int rc = sb_pg_simple(pg, "SET statement_timeout = 0", err);
@@ -151,32 +129,4 @@ int sb_pg_copy_line(struct sb_pg *pg, const char **ret_line, size_t *ret_len, st
 	if (rc == SB_OK)
 		rc = sb_pg_simple(pg, "SET statement_timeout TO DEFAULT", err);
 	return rc;
-}
-
-int sb_pg_copy_split(char *line, size_t n, struct sb_cell *cell, unsigned n_cells, struct sb_error *err)
-{
-	static const char plain[256] = { ['b'] = '\b', ['f'] = '\f', ['n'] = '\n', ['r'] = '\r', ['t'] = '\t', ['v'] = '\v', ['\\'] = '\\' };
-	size_t at = 0;
-
-	for (unsigned k = 0; k < n_cells; k++) {
-		size_t start = at, to = at;
-		bool null = n - at >= 2 && line[at] == '\\' && line[at + 1] == 'N' && (at + 2 == n || line[at + 2] == '\t');
-		while (at < n && line[at] != '\t') {
-			char c = line[at++];
-			if (c == '\\' && !null) {
-				if (at == n || !plain[(unsigned char)line[at]])
-					return sb_fail(err, SB_EPROTO, "copy: column %u holds an unknown escape", k + 1);
-				c = plain[(unsigned char)line[at++]];
-			}
-			line[to++] = c;
-		}
-		cell[k] = null ? (struct sb_cell){ .kind = SB_CELL_NULL } :
-			(struct sb_cell){ .kind = SB_CELL_VALUE, .p = line + start, .n = to - start };
-		if (k + 1 < n_cells) {
-			if (at == n)
-				return sb_fail(err, SB_EPROTO, "copy: a line has %u columns instead of %u", k + 1, n_cells);
-			at++;
-		}
-	}
-	return at == n ? SB_OK : sb_fail(err, SB_EPROTO, "copy: a line has more than %u columns", n_cells);
 }

@@ -1,6 +1,5 @@
 /* Reading entity batches, strictly: what is not exactly of the form is refused with its line number, never its content. Pure; a reader
- * belongs to one thread. Depth is bounded by the parser (2048) and by the form itself (2). */
-#include <stdio.h>
+ * belongs to one thread. */
 #include <string.h>
 
 #include <jansson.h>
@@ -17,17 +16,21 @@ struct sb_batch_reader {
 	unsigned n_key;
 	bool *key;            /* n_columns */
 	struct sb_cell *cell; /* n_columns, then n_key of the old key */
-	json_t *current;      /* the line that cells point into */
+	char *scratch;        /* for fields with escapes; made at the first line that has one */
+	size_t longest;       /* no line is longer */
+	const char *lsn_text; /* of the line before: changes of one transaction share it */
+	size_t lsn_len;
+	uint64_t lsn;
 };
 
 void sb_batch_close(struct sb_batch_reader *r)
 {
 	if (!r)
 		return;
-	json_decref(r->current);
 	sb_shape_release(&r->shape);
 	free(r->key);
 	free(r->cell);
+	free(r->scratch);
 	free(r);
 }
 
@@ -132,59 +135,111 @@ int sb_batch_open(struct sb_batch_reader **ret, const void *value, size_t n, str
 	r->cell = calloc(r->shape.n_columns + r->n_key, sizeof(*r->cell));
 	if (!r->cell)
 		return sb_fail_nomem(err);
+	r->longest = (size_t)(r->end - r->at);
 	*ret = SB_TAKE(r);
 	return 0;
 }
 
-/* Fills at most max cells; false when it is no array of strings, null and false, or longer than max. */
-static bool read_cells(const json_t *a, struct sb_cell *cell, unsigned max, unsigned *ret_n)
-{
-	size_t n = json_array_size(a);
+/* --- changes --- */
 
-	if (!json_is_array(a) || n > max)
-		return false;
-	for (size_t i = 0; i < n; i++) {
-		const json_t *v = json_array_get(a, i);
-		cell[i] = (struct sb_cell){ .kind = SB_CELL_NULL };
-		if (json_is_string(v)) {
-			cell[i].kind = SB_CELL_VALUE;
-			cell[i].p = json_string_value(v);
-			cell[i].n = json_string_length(v);
-		} else if (json_is_false(v)) {
-			cell[i].kind = SB_CELL_UNCHANGED;
-		} else if (!json_is_null(v)) {
+/* The field up to the next tab, or to the end; *p is moved behind the tab, to NULL at the end. */
+static size_t take_field(const char **p, size_t *n, const char **ret)
+{
+	const char *tab = memchr(*p, '\t', *n);
+	size_t len = tab ? (size_t)(tab - *p) : *n;
+
+	*ret = *p;
+	*n -= tab ? len + 1 : len;
+	*p = tab ? tab + 1 : NULL;
+	return len;
+}
+
+static bool read_lsn(struct sb_batch_reader *r, const char *p, size_t n, uint64_t *ret)
+{
+	char text[20];
+
+	if (n != r->lsn_len || n == 0 || memcmp(p, r->lsn_text, n) != 0) {
+		if (n >= sizeof(text))
 			return false;
-		}
+		memcpy(text, p, n);
+		text[n] = '\0';
+		if (strlen(text) != n || sb_lsn_parse(text, &r->lsn, NULL) < 0)
+			return false;
+		r->lsn_text = p;
+		r->lsn_len = n;
 	}
-	*ret_n = (unsigned)n;
+	*ret = r->lsn;
 	return true;
 }
 
-static const char *read_change(struct sb_batch_reader *r, struct sb_change *c)
+/* Decimal, shortest form */
+static bool read_seq(const char *p, size_t n, uint32_t *ret)
 {
-	const json_t *a = r->current;
-	const char *op = json_string_value(json_array_get(a, 0));
-	const char *lsn = json_string_value(json_array_get(a, 1));
-	const json_t *seq = json_array_get(a, 2);
-	size_t n = json_array_size(a);
+	uint64_t v = 0;
 
-	if (!json_is_array(a) || !op || strlen(op) != 1)
-		return "operation is not known";
-	c->op = op[0];
-	if (n != (c->op == 'k' ? 5 : 4))
-		return "number of elements is wrong";
-	if (!lsn || sb_lsn_parse(lsn, &c->lsn, NULL) < 0)
-		return "log position is malformed";
-	if (!json_is_integer(seq) || json_integer_value(seq) < 0 || json_integer_value(seq) > UINT32_MAX)
-		return "number within the transaction is out of range";
-	c->seq = (uint32_t)json_integer_value(seq);
-	if (!read_cells(json_array_get(a, 3), r->cell, r->shape.n_columns, &c->n_cells))
-		return "cells are too many, or not strings, null and false";
+	if (n == 0 || n > 10 || (n > 1 && *p == '0'))
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (p[i] < '0' || p[i] > '9')
+			return false;
+		v = v * 10 + (unsigned)(p[i] - '0');
+	}
+	*ret = (uint32_t)v;
+	return v <= UINT32_MAX;
+}
+
+static int need_scratch(struct sb_batch_reader *r, const char *p, size_t n, struct sb_error *err)
+{
+	if (r->scratch || !memchr(p, '\\', n))
+		return 0;
+	r->scratch = malloc(r->longest);
+	return r->scratch ? 0 : sb_fail_nomem(err);
+}
+
+static int read_cells(struct sb_batch_reader *r, const char *p, size_t n, struct sb_change *c, struct sb_error *err)
+{
+	struct sb_error why = SB_ERROR_INIT;
+	bool whole = c->op != 'k';
+
+	c->n_cells = r->shape.n_columns;
+	c->n_old = whole ? 0 : r->n_key;
+	int rc = need_scratch(r, p, n, err);
+	if (rc < 0)
+		return rc;
+	if (sb_copy_split(p, n, r->scratch, r->cell, c->n_cells + c->n_old, &why) < 0)
+		return sb_fail(err, SB_EPROTO, "line %u: cells: %s", r->line, why.msg);
+	if (!sb_utf8_ok(p, n))
+		return sb_fail(err, SB_EPROTO, "line %u: cell is not UTF-8, or holds a NUL", r->line);
+	for (unsigned i = 0; whole && i < c->n_cells; i++)
+		whole = r->cell[i].kind != SB_CELL_UNCHANGED;
+	c->text = whole ? p : NULL;
+	c->text_len = whole ? n : 0;
+	return 0;
+}
+
+static int read_change(struct sb_batch_reader *r, const char *p, size_t n, struct sb_change *c, struct sb_error *err)
+{
+	const char *field;
+	size_t len = take_field(&p, &n, &field);
+
+	if (len != 1 || !strchr("iudkts", *field))
+		return sb_fail(err, SB_EPROTO, "line %u: operation is not known", r->line);
+	c->op = *field;
+	len = p ? take_field(&p, &n, &field) : 0;
+	if (!read_lsn(r, field, len, &c->lsn))
+		return sb_fail(err, SB_EPROTO, "line %u: log position is malformed", r->line);
+	len = p ? take_field(&p, &n, &field) : 0;
+	if (!read_seq(field, len, &c->seq))
+		return sb_fail(err, SB_EPROTO, "line %u: number within the transaction is malformed or out of range", r->line);
+	if ((p == NULL) != (c->op == 't'))
+		return sb_fail(err, SB_EPROTO, "line %u: %s", r->line, p ? "cells where there are none" : "cells are missing");
 	c->cell = r->cell;
 	c->old_key = r->cell + r->shape.n_columns;
-	if (n == 5 && !read_cells(json_array_get(a, 4), r->cell + r->shape.n_columns, r->n_key, &c->n_old))
-		return "old key cells are too many, or not strings";
-	return sb_change_wrong(r->key, r->shape.n_columns, r->n_key, c);
+	int rc = p ? read_cells(r, p, n, c, err) : 0;
+	if (rc < 0)
+		return rc;
+	const char *wrong = sb_change_wrong(r->key, r->shape.n_columns, r->n_key, c);
+	return wrong ? sb_fail(err, SB_EPROTO, "line %u: %s", r->line, wrong) : 0;
 }
 
 int sb_batch_next(struct sb_batch_reader *r, struct sb_change *ret, struct sb_error *err)
@@ -192,22 +247,14 @@ int sb_batch_next(struct sb_batch_reader *r, struct sb_change *ret, struct sb_er
 	struct sb_change c = { .op = '\0' };
 	const char *line;
 	size_t len;
-	char what[32];
 
-	json_decref(r->current);
-	r->current = NULL;
 	if (r->at == r->end)
 		return 0;
 	int rc = take_line(r, &line, &len, err);
+	if (rc == 0)
+		rc = read_change(r, line, len, &c, err);
 	if (rc < 0)
 		return rc;
-	(void)snprintf(what, sizeof(what), "line %u", r->line);
-	rc = sb_json_load(&r->current, line, len, what, err);
-	if (rc < 0)
-		return rc;
-	const char *wrong = read_change(r, &c);
-	if (wrong)
-		return sb_fail(err, SB_EPROTO, "line %u: %s", r->line, wrong);
 	*ret = c;
 	return 1;
 }

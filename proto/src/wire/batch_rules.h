@@ -11,5 +11,7 @@
 const char *sb_shape_wrong(const struct sb_shape *s);
 /** The same for one change; key says per column whether it is in the key, n_key how many are. Content of cells is not looked at. */
 const char *sb_change_wrong(const bool *key, unsigned n_columns, unsigned n_key, const struct sb_change *c);
+/** The same for a row as COPY text, without taking it apart: number of fields, key fields that are not NULL, UTF-8. */
+const char *sb_row_text_wrong(const bool *key, unsigned n_columns, const char *line, size_t n);
 
 #endif

@@ -128,6 +128,29 @@ const char *sb_change_wrong(const bool *key, unsigned n_columns, unsigned n_key,
 	return NULL;
 }
 
+/* What COPY wrote needs no look at its escapes, which are its own; only \U would be read as something else. */
+const char *sb_row_text_wrong(const bool *key, unsigned n_columns, const char *line, size_t n)
+{
+	unsigned field = 0;
+
+	for (size_t at = 0;; at++, field++) {
+		const char *tab = memchr(line + at, '\t', n - at);
+		size_t len = tab ? (size_t)(tab - line) - at : n - at;
+		if (field == n_columns)
+			return "number of cells is not that of the columns";
+		if (len == 2 && line[at] == '\\' && (line[at + 1] == 'U' || key[field]))
+			return "key cell has no value, or a cell is not of COPY's form";
+		at += len;
+		if (!tab)
+			break;
+	}
+	if (field + 1 != n_columns)
+		return "number of cells is not that of the columns";
+	if (memchr(line, '\n', n) || !sb_utf8_ok(line, n))
+		return "cell is not UTF-8, or holds a NUL";
+	return NULL;
+}
+
 /* --- positions --- */
 
 int sb_position_cmp(struct sb_position a, struct sb_position b)
