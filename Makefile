@@ -46,7 +46,7 @@ OPT        ?= $(if $(SAN),-O1 -g3 -fno-omit-frame-pointer,-O2 -g)
 SANFLAGS   := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -Wno-null-dereference)
 
 ALL_CFLAGS  = $(CSTD) $(OPT) $(WARN) $(if $(WERROR),-Werror) $(HARDEN) $(SANFLAGS) \
-  -Iproto/include -DSB_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(CFLAGS)
+  -Iproto/include $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = $(LDHARDEN) $(SANFLAGS) $(LDFLAGS)
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 LIBS       := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null) -lpthread
@@ -96,6 +96,13 @@ $(BUILD)/%.o: %.c $(BUILD)/.flags
 	@mkdir -p $(@D)
 	@echo "  CC      $<"
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+
+# the version is known to one object, so that a commit does not rebuild everything
+$(BUILD)/proto/src/base/base.o: ALL_CFLAGS += -DSB_VERSION='"$(VERSION)"'
+$(BUILD)/proto/src/base/base.o: $(BUILD)/.version
+$(BUILD)/.version: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION)' | cmp -s - $@ || echo '$(VERSION)' > $@
 
 # files that SB_EMBED puts into objects
 $(BUILD)/lifecycle-hub/src/store/migrate.o: $(wildcard lifecycle-hub/src/store/migrations/*.sql)

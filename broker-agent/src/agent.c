@@ -153,7 +153,7 @@ static int announce(struct agent *a, struct sb_error *err)
 	char now[SB_TIME_LEN + 1];
 
 	sb_time_format(now, sb_wall_ms());
-	value = json_pack("{s:s, s:I, s:s}", "agent_version", SB_VERSION, "session", (json_int_t)a->session, "started_at", now);
+	value = json_pack("{s:s, s:I, s:s}", "agent_version", sb_version(), "session", (json_int_t)a->session, "started_at", now);
 	if (!value)
 		return sb_fail_nomem(err);
 	int r = agent_state_open(&db, a, err);
@@ -223,7 +223,7 @@ int agent_start(struct agent *a, struct sb_error *err)
 	if (r == 0)
 		r = agent_api_start(&whole(a)->api, a, err);
 	if (r == 0)
-		sb_log(SB_INFO, "agent_started", "version=%s tenant=%s session=%" PRIu64, SB_VERSION, a->set.tenant, a->session);
+		sb_log(SB_INFO, "agent_started", "version=%s tenant=%s session=%" PRIu64, sb_version(), a->set.tenant, a->session);
 	return r;
 }
 

@@ -158,7 +158,7 @@ static int get_status(struct sb_http_request *req, struct sb_http_reply *reply, 
 		return r;
 	}
 	json_t *status = json_pack("{s:s, s:s, s:s, s:I, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "tenant", a->set.tenant, "stage", a->set.stage, "version",
-		SB_VERSION, "session", (json_int_t)a->session, "ready", (int)sb_lanes_ready(a->lanes, READY_GRACE_MS), "lanes", lanes, "sources",
+		sb_version(), "session", (json_int_t)a->session, "ready", (int)sb_lanes_ready(a->lanes, READY_GRACE_MS), "lanes", lanes, "sources",
 		agent_board_sources(a, true), "outbox", outbox, "transfers", transfers, "deployments", deployments, "heartbeat", heartbeat_json(a), "quarantined",
 		quarantined, "origins", origins_json(a));
 	return status ? sb_http_json(reply, status, err) : sb_fail_nomem(err);

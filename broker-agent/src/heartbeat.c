@@ -199,7 +199,7 @@ static int value_of_now(struct agent *a, struct sb_db *db, json_t **ret, struct 
 	if (r < 0)
 		return r;
 	as_of(a, position);
-	*ret = json_pack("{s:s, s:I, s:I, s:I, s:O, s:s, s:o, s:s, s:O, s:b, s:I}", "agent_version", SB_VERSION, "session", (json_int_t)a->session,
+	*ret = json_pack("{s:s, s:I, s:I, s:I, s:O, s:s, s:o, s:s, s:O, s:b, s:I}", "agent_version", sb_version(), "session", (json_int_t)a->session,
 		"interval_ms", (json_int_t)a->set.heartbeat.interval_ms, "outbox_depth", (json_int_t)depth, "heads", heads, "digest", digest,
 		"sources", agent_board_sources(a, false), "as_of", position, "occupancy", occupancy, "lanes_ok",
 		a->lanes ? (int)sb_lanes_ready(a->lanes, LANES_GRACE_MS) : 1, "disk_free_bytes", disk_free(a));

@@ -157,7 +157,7 @@ int main(int argc, char **argv)
 		case OPT_REFERENCE:
 			return print_reference();
 		case OPT_VERSION:
-			(void)printf("broker-agent %s\n", SB_VERSION);
+			(void)printf("broker-agent %s\n", sb_version());
 			return 0;
 		case 'h':
 			(void)fputs(help, stdout);

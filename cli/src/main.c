@@ -35,7 +35,7 @@ static void print_options(const struct cli_option *o)
 
 static void usage(void)
 {
-	printf("stagebridge %s: work across stages that have no route to each other\n\nusage: stagebridge COMMAND [ARGUMENTS] [OPTIONS]\n\n", SB_VERSION);
+	printf("stagebridge %s: work across stages that have no route to each other\n\nusage: stagebridge COMMAND [ARGUMENTS] [OPTIONS]\n\n", sb_version());
 	for (size_t i = 0; i < SB_COUNT(commands); i++)
 		printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
 	printf("\nCommon options:\n");
@@ -206,7 +206,7 @@ int main(int argc, char **argv)
 		return argc < 2;
 	}
 	if (strcmp(argv[1], "--version") == 0) {
-		printf("stagebridge %s\n", SB_VERSION);
+		printf("stagebridge %s\n", sb_version());
 		return 0;
 	}
 	for (size_t i = 0; i < SB_COUNT(commands); i++) {

@@ -195,7 +195,7 @@ int hub_start(struct hub *h, struct sb_error *err)
 	if (r == 0)
 		r = hub_http_start(&h->http, h, err);
 	if (r == 0)
-		sb_log(SB_INFO, "hub_started", "version=%s tenants=%zu port=%lld", SB_VERSION, h->n_worlds, (long long)h->set.http.port);
+		sb_log(SB_INFO, "hub_started", "version=%s tenants=%zu port=%lld", sb_version(), h->n_worlds, (long long)h->set.http.port);
 	return r;
 }
 

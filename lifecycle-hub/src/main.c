@@ -142,7 +142,7 @@ int main(int argc, char **argv)
 	if (what == OPT_HELP)
 		return fputs(help, stdout) < 0;
 	if (what == OPT_VERSION)
-		return printf("lifecycle-hub %s\n", SB_VERSION) < 0;
+		return printf("lifecycle-hub %s\n", sb_version()) < 0;
 	if (what == OPT_REFERENCE || what == OPT_FSM)
 		return print_table(what);
 	if (what == OPT_CHECK || what == OPT_PRINT)

@@ -82,6 +82,6 @@ int hub_api_openapi(struct sb_http_request *req, struct sb_http_reply *reply, vo
 		}
 		(void)json_object_set_new(item, method, operation(r));
 	}
-	return sb_http_json(reply, json_pack("{s:s, s:{s:s, s:s}, s:o, s:{s:{s:{s:s, s:s}}}}", "openapi", "3.1.0", "info", "title", "stagebridge lifecycle hub", "version", SB_VERSION, "paths", paths, "components",
+	return sb_http_json(reply, json_pack("{s:s, s:{s:s, s:s}, s:o, s:{s:{s:{s:s, s:s}}}}", "openapi", "3.1.0", "info", "title", "stagebridge lifecycle hub", "version", sb_version(), "paths", paths, "components",
 		"securitySchemes", "token", "type", "http", "scheme", "bearer"), err);
 }

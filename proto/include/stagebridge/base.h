@@ -36,4 +36,7 @@ static inline void sb_freep(void *pp)
 /** For sb_cleanup(): closes a file descriptor unless it is negative. */
 void sb_closep(int *fd);
 
+/** Of this build: a tag, or tag-commits-hash. */
+const char *sb_version(void);
+
 #endif
