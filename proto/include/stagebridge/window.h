@@ -32,6 +32,8 @@ void sb_window_free(struct sb_window *w); /* NULL is fine */
 
 /** Is t inside? *ret_change: when that changes next; 0: never, or not before the horizon. */
 bool sb_window_at(const struct sb_window *w, int64_t t_ms, int64_t *ret_change_ms);
+/** Since when it is as it is at t: the last beginning or end before; false when there was none. */
+bool sb_window_since(const struct sb_window *w, int64_t t_ms, int64_t *ret_since_ms);
 /** The stretches [from, to), in order, those that touch joined; false behind the last. */
 bool sb_window_span(const struct sb_window *w, size_t i, int64_t *ret_from_ms, int64_t *ret_to_ms);
 

@@ -222,23 +222,43 @@ void sb_window_free(struct sb_window *w)
 
 /* --- asking --- */
 
-bool sb_window_at(const struct sb_window *w, int64_t t_ms, int64_t *ret_change_ms)
+/* The first that ends after t; count when there is none */
+static size_t first_after(const struct sb_window *w, int64_t t_ms)
 {
 	size_t lo = 0, hi = w->count;
 
-	while (lo < hi) { /* the first that ends after t */
+	while (lo < hi) {
 		size_t mid = lo + (hi - lo) / 2;
 		if (w->span[mid].to * 1000 > t_ms)
 			hi = mid;
 		else
 			lo = mid + 1;
 	}
+	return lo;
+}
+
+bool sb_window_at(const struct sb_window *w, int64_t t_ms, int64_t *ret_change_ms)
+{
+	size_t lo = first_after(w, t_ms);
+
 	*ret_change_ms = 0;
 	if (lo == w->count)
 		return false;
 	bool inside = w->span[lo].from * 1000 <= t_ms;
 	*ret_change_ms = (inside ? w->span[lo].to : w->span[lo].from) * 1000;
 	return inside;
+}
+
+bool sb_window_since(const struct sb_window *w, int64_t t_ms, int64_t *ret_since_ms)
+{
+	size_t i = first_after(w, t_ms);
+
+	*ret_since_ms = 0;
+	if (i < w->count && w->span[i].from * 1000 <= t_ms)
+		*ret_since_ms = w->span[i].from * 1000;
+	else if (i > 0)
+		*ret_since_ms = w->span[i - 1].to * 1000;
+	return *ret_since_ms != 0;
 }
 
 bool sb_window_span(const struct sb_window *w, size_t i, int64_t *ret_from_ms, int64_t *ret_to_ms)
