@@ -184,6 +184,8 @@ install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(SYSCONFDIR)/stagebridge $(DESTDIR)$(DATADIR)/stagebridge
 	install -m 0755 $(BINS) $(DESTDIR)$(BINDIR)
 	install -m 0644 config/agent.sample.yaml config/hub.sample.yaml $(DESTDIR)$(SYSCONFDIR)/stagebridge
+	install -d $(DESTDIR)$(SYSCONFDIR)/stagebridge/policies
+	install -m 0644 config/policies/*.sample.yaml $(DESTDIR)$(SYSCONFDIR)/stagebridge/policies
 	cp -r proto/schemas proto/SPEC.md proto/asyncapi.yaml $(DESTDIR)$(DATADIR)/stagebridge
 
 help:

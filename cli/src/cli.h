@@ -40,7 +40,7 @@ struct cli_command {
 	int (*run)(struct cli *cli, struct sb_error *err); /* exit status >= 0, or a negative code */
 };
 extern const struct cli_command cli_push, cli_promote, cli_rollback, cli_approve, cli_reject, cli_abort, cli_merge, cli_status, cli_get, cli_why, cli_data,
-	cli_keys, cli_provision;
+	cli_keys, cli_provision, cli_policy, cli_stop, cli_resume, cli_hold, cli_release;
 
 /* Talking. path starts with "/"; the tenant's part is added for the hub. *ret is new. */
 int cli_agent_call(struct cli *cli, const char *method, const char *path, const json_t *body, json_t **ret, struct sb_error *err) SB_MUSTCHECK;

@@ -128,7 +128,12 @@ static int run_status(struct cli *cli, struct sb_error *err)
 }
 
 enum { OPT_TO };
-static const struct cli_option why_options[] = { { "--to", "STAGE", "the stage in question (needed for an artifact or an origin)" }, { NULL, NULL, NULL } };
+enum { OPT_ALL = 1 };
+static const struct cli_option why_options[] = {
+	{ "--to", "STAGE", "the stage in question (needed for an artifact or an origin)" },
+	{ "--all", NULL, "open gates too" },
+	{ NULL, NULL, NULL },
+};
 
 static int run_why(struct cli *cli, struct sb_error *err)
 {
@@ -142,6 +147,7 @@ static int run_why(struct cli *cli, struct sb_error *err)
 	sb_buf_adds(&path, "/why");
 	cli_query(&path, "subject", cli->argument[0]);
 	cli_query(&path, "to", cli->option[OPT_TO]);
+	cli_query(&path, "all", cli->option[OPT_ALL] ? "1" : NULL);
 	r = sb_buf_check(&path, "subject", err);
 	if (r == 0)
 		r = cli_hub_call(cli, "GET", path.data, NULL, &answer, err);
@@ -151,7 +157,7 @@ static int run_why(struct cli *cli, struct sb_error *err)
 	if (cli->output == CLI_TABLE)
 		printf("%s\n\n", cli_str(answer, "text"));
 	cli_show(cli, answer, columns);
-	r = cli_exit_of(cli_str(answer, "state"));
+	r = json_is_true(json_object_get(answer, "blocked")) ? 4 : cli_exit_of(cli_str(answer, "state"));
 	json_decref(answer);
 	return r;
 }
@@ -166,5 +172,5 @@ const struct cli_command cli_status = {
 };
 const struct cli_command cli_why = {
 	.name = "why", .arguments = "PROMOTION|ARTIFACT|ORIGIN [--to STAGE]", .summary = "why something waits: each gate, since when, who can act", .options = why_options, .min_arguments = 1,
-	.max_arguments = 1, .run = run_why, .help = "Prints every gate that is not open. The exit code is the promotion's outcome, 4 while it waits.\n\n  stagebridge why model --to prod",
+	.max_arguments = 1, .run = run_why, .help = "Prints every gate that is not open: since when, who can act, the next time at which it may open. The exit code is 4 while a gate is closed, else the promotion's outcome.\n\n  stagebridge why model --to prod",
 };

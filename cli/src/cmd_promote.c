@@ -1,4 +1,4 @@
-/* promote, rollback, approve, reject, abort, merge: requests to the promotion engine, through the agent of the stage or at the hub. */
+/* promote, rollback, approve, reject, abort, stop, resume, hold, release, merge: requests to the promotion engine, through the agent of the stage or at the hub. */
 #include <stdio.h>
 #include <string.h>
 
@@ -24,6 +24,14 @@ static const struct cli_option reason_options[] = {
 	{ "--promotion-stage", "STAGE", "checked against the promotion's stage, when given" },
 	{ "--promotion-artifact", "ID", "checked against the promotion's artifact, when given" },
 	{ "--reason", "TEXT", "goes into the record" },
+	{ NULL, NULL, NULL },
+};
+
+/* the same places again */
+static const struct cli_option brake_options[] = {
+	{ "--stage", "STAGE", "only into this stage" },
+	{ "--origin", "NAME", "only this origin" },
+	{ "--reason", "TEXT", "others read it" },
 	{ NULL, NULL, NULL },
 };
 
@@ -128,6 +136,33 @@ static int run_abort(struct cli *cli, struct sb_error *err)
 	return send(cli, "abort", "", text(cli->option[OPT_ARTIFACT]), text(cli->option[OPT_TO]), cli->argument[0], err);
 }
 
+static int brake(struct cli *cli, const char *action, struct sb_error *err)
+{
+	if (!at_hub(cli))
+		return sb_fail(err, SB_EINVAL, "the hub is asked for this: set SB_HUB, SB_TENANT and SB_TOKEN_FILE");
+	return send(cli, action, text(cli->option[OPT_ARTIFACT]), "", text(cli->option[OPT_TO]), "", err);
+}
+
+static int run_stop(struct cli *cli, struct sb_error *err)
+{
+	return brake(cli, "stop", err);
+}
+
+static int run_resume(struct cli *cli, struct sb_error *err)
+{
+	return brake(cli, "resume", err);
+}
+
+static int run_hold(struct cli *cli, struct sb_error *err)
+{
+	return brake(cli, "hold", err);
+}
+
+static int run_release(struct cli *cli, struct sb_error *err)
+{
+	return brake(cli, "release", err);
+}
+
 static int run_merge(struct cli *cli, struct sb_error *err)
 {
 	json_t *answer = NULL;
@@ -170,3 +205,12 @@ const struct cli_command cli_abort = { .name = "abort", .arguments = "PROMOTION"
 	.run = run_abort, .help = "A waiting one ends at once; one that the stage works on ends when the stage says so.\n\n  stagebridge abort 01k9..." };
 const struct cli_command cli_merge = { .name = "merge", .arguments = "ORIGIN NUMBER", .summary = "merge a pull request of the bare forge", .options = NULL, .min_arguments = 2,
 	.max_arguments = 2, .run = run_merge, .help = "For the embedded forge; with Gitea, merge there.\n\n  stagebridge merge model 3" };
+const struct cli_command cli_stop = { .name = "stop", .arguments = "[--stage STAGE] [--origin NAME] --reason TEXT", .summary = "stop the line: nothing goes in, whoever asks", .options = brake_options,
+	.min_arguments = 0, .max_arguments = 0, .run = run_stop,
+	.help = "Without a stage: into no stage at all. What a stage works on already goes on. Ends with resume of the same stage and origin.\n\n  stagebridge stop --stage prod --reason \"incident 7\"" };
+const struct cli_command cli_resume = { .name = "resume", .arguments = "[--stage STAGE] [--origin NAME]", .summary = "end a stop", .options = brake_options, .min_arguments = 0,
+	.max_arguments = 0, .run = run_resume, .help = "Approvers may. What waits is looked at again at once.\n\n  stagebridge resume --stage prod" };
+const struct cli_command cli_hold = { .name = "hold", .arguments = "--stage STAGE --origin NAME --reason TEXT", .summary = "hold automation; people may still promote", .options = brake_options,
+	.min_arguments = 0, .max_arguments = 0, .run = run_hold, .help = "A rollback does the same by itself.\n\n  stagebridge hold --stage prod --origin model --reason \"demo on Friday\"" };
+const struct cli_command cli_release = { .name = "release", .arguments = "--stage STAGE --origin NAME", .summary = "let automation go on", .options = brake_options, .min_arguments = 0,
+	.max_arguments = 0, .run = run_release, .help = "Promoting the newest artifact by hand does the same.\n\n  stagebridge release --stage prod --origin model" };

@@ -9,7 +9,7 @@
 #include "stagebridge/log.h"
 #include "stagebridge/text.h"
 
-static const struct cli_command *const commands[] = { &cli_push, &cli_promote, &cli_rollback, &cli_approve, &cli_reject, &cli_abort, &cli_merge, &cli_status, &cli_get, &cli_why,
+static const struct cli_command *const commands[] = { &cli_push, &cli_promote, &cli_rollback, &cli_approve, &cli_reject, &cli_abort, &cli_merge, &cli_status, &cli_get, &cli_why, &cli_policy, &cli_stop, &cli_resume, &cli_hold, &cli_release,
 	&cli_data, &cli_keys, &cli_provision };
 
 static const struct cli_option common[] = {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "http/http.h"
+#include "promote/policy.h"
 #include "stagebridge/clock.h"
 #include "stagebridge/file.h"
 #include "stagebridge/log.h"
@@ -101,6 +102,8 @@ static int world_open(struct hub_world *w, struct sb_error *err)
 	r = hub_path(path, sizeof(path), w, "spool", NULL, err);
 	if (r == 0)
 		r = sb_dir_make(path, 0700, err);
+	if (r == 0)
+		r = hub_policy_open(w, err);
 	if (r == 0)
 		r = hub_store_migrate(w, err);
 	return r;
@@ -215,6 +218,7 @@ void hub_close(struct hub *h)
 	for (size_t i = 0; i < h->n_worlds; i++) {
 		sb_identity_free(h->world[i].identity);
 		sb_keyring_free(h->world[i].keyring);
+		hub_policy_close(h->world[i].policy);
 		free(h->world[i].stage_lane);
 	}
 	free(h->world);

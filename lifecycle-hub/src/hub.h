@@ -20,6 +20,7 @@ struct hub_world {                       /* one tenant at work */
 	struct sb_identity *identity;
 	struct sb_keyring *keyring;
 	char holder[64];                     /* this process: host, pid, start */
+	struct hub_policy_slot *policy;      /* promotion policy in force: promote/policy.h */
 	struct hub_stage_lane *stage_lane;   /* one per stage: what its lanes get */
 };
 struct hub {

@@ -8,6 +8,7 @@
 #include "hub.h"
 #include "stagebridge/git.h"
 #include "stagebridge/log.h"
+#include "stagebridge/policy.h"
 #include "stagebridge/promotion.h"
 
 #define CONFIG_DEFAULT "/etc/stagebridge/hub.yaml"
@@ -88,8 +89,11 @@ static int print_table(int what)
 	sb_buf_init(&out, PRINT_MAX);
 	if (what == OPT_FSM)
 		sb_promotion_diagram(&out);
-	else
+	else {
 		sb_settings_reference(hub_settings_table, "lifecycle-hub", &out);
+		sb_buf_addc(&out, '\n');
+		sb_settings_reference(sb_policy_table, "promotion policy", &out);
+	}
 	return print(&out);
 }
 

@@ -127,6 +127,8 @@ static const struct sb_setting tenant_table[] = {
 		.help = "Where the repositories live." },
 	{ .key = "origins", .type = SB_SET_LIST, .offset = T(origins), .max = 1000, .sub = origin_table, .item_size = sizeof(struct hub_origin),
 		.help = "Lines of artifacts and their repositories." },
+	{ .key = "policy", .type = SB_SET_PATH, .offset = T(policy),
+		.help = "Promotion policy, YAML; looked at every second. Without one, mode and soak of the stages are all there is." },
 	{ .key = NULL },
 };
 

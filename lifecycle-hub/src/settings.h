@@ -45,6 +45,7 @@ struct hub_tenant {
 	struct sb_list datasets;     /* struct hub_dataset */
 	struct hub_forge forge;
 	struct sb_list origins;      /* struct hub_origin */
+	char *policy;                /* promotion policy, YAML; NULL: the stages' mode and soak alone */
 };
 
 struct hub_token { char *name; char *file; int role; };  /* static bearer tokens: viewer | developer | approver | admin */

@@ -5,6 +5,8 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "promote/policy.h"
+#include "stagebridge/clock.h"
 #include "stagebridge/file.h"
 #include "stagebridge/text.h"
 
@@ -231,6 +233,16 @@ static int check_origins(const struct check *c)
 	return 0;
 }
 
+/* The policy has messages with places of its own */
+static int check_policy(const struct check *c)
+{
+	struct sb_policy policy;
+
+	int r = hub_policy_load(&policy, c->tenant, sb_wall_ms(), c->err);
+	sb_policy_release(&policy);
+	return r;
+}
+
 /* Tenants share the process, never data: two of them in one database would be a leak by configuration */
 static int check_apart(const struct check *c, const struct hub_tenant *tenant)
 {
@@ -265,7 +277,7 @@ static int check_tokens(const struct hub_settings *set, const struct check *c)
 
 int hub_settings_check(const struct hub_settings *set, const char *file, struct sb_error *err)
 {
-	int (*const steps[])(const struct check *) = { check_stages, check_types, check_datasets, check_forge, check_origins };
+	int (*const steps[])(const struct check *) = { check_stages, check_types, check_datasets, check_forge, check_origins, check_policy };
 	const struct hub_tenant *tenant = set->tenants.item;
 	struct check c = { .file = file, .err = err };
 

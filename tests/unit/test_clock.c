@@ -150,6 +150,20 @@ START_TEST(test_backoff_is_spread)
 }
 END_TEST
 
+START_TEST(test_typed_time)
+{
+	int64_t typed = 0, full = 0;
+
+	ck_assert(sb_time_parse_typed("2026-12-18T18:00:00Z", &typed) && sb_time_parse("2026-12-18T18:00:00.000Z", &full));
+	ck_assert_int_eq(typed, full);
+	ck_assert(sb_time_parse_typed("2026-12-18T18:00:00.250Z", &typed));
+	ck_assert_int_eq(typed, full + 250);
+	ck_assert(!sb_time_parse_typed("2026-12-18T18:00:00", &typed));
+	ck_assert(!sb_time_parse_typed("2026-13-18T18:00:00Z", &typed));
+	ck_assert(!sb_time_parse_typed("", &typed));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("clock");
@@ -162,6 +176,7 @@ int main(void)
 	tcase_add_loop_test(tc, test_refused, 0, (int)SB_COUNT(bad_times));
 	tcase_add_loop_test(tc, test_backoff, 0, (int)SB_COUNT(backoffs));
 	tcase_add_test(tc, test_backoff_is_spread);
+	tcase_add_test(tc, test_typed_time);
 	suite_add_tcase(s, tc);
 	return test_run(s);
 }

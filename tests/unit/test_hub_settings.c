@@ -129,6 +129,30 @@ START_TEST(test_bad)
 }
 END_TEST
 
+/* A policy is checked with the settings, against the stages of its tenant, and keeps its own places */
+START_TEST(test_policy_file)
+{
+	static const struct { const char *policy, *msg; } files[] = {
+		{ "policy: p\nversion: \"1\"\nedges:\n  - { edge: dev..train, mode: auto }\n", NULL },
+		{ "policy: p\nversion: \"1\"\nedges:\n  - { edge: dev..explore, mode: auto }\n", "policy.yaml:4:13: edges[0].edge: \"explore\" is not a stage that artifacts are promoted into" },
+		{ "policy: p\nversion: \"1\"\nedges:\n  - { edge: dev..train, mode: auto, depends_on: [x] }\n", "policy.yaml:4:49: edges[0].depends_on: not supported yet" },
+		{ "policy: p\n", "policy.yaml:1:1: version: is required" },
+	};
+	sb_cleanup(sb_freep) char *yaml = changed("    forge:", "    policy: policy.yaml\n    forge:");
+
+	for (size_t i = 0; i < SB_COUNT(files); i++) {
+		struct hub_settings set = { 0 };
+		struct sb_error err = SB_ERROR_INIT;
+		char path[TEST_PATH_MAX];
+		test_path(path, "policy.yaml");
+		test_write(path, files[i].policy, 0644);
+		int r = load(&set, yaml, &err);
+		ck_assert_msg(files[i].msg ? r == SB_ECONFIG && strstr(err.msg, files[i].msg) != NULL : r == 0, "policy %zu: %d %s", i, r, err.msg);
+		hub_settings_release(&set);
+	}
+}
+END_TEST
+
 START_TEST(test_tenants_apart)
 {
 	struct hub_settings set = { 0 };
@@ -162,6 +186,11 @@ START_TEST(test_sample_file)
 		test_path(path, secrets[i]);
 		test_write(path, "0123456789abcdef", 0400);
 	}
+	sb_cleanup(sb_freep) char *policy = test_read("config/policies/promotion.sample.yaml");
+	test_path(path, "policies");
+	ck_assert_int_eq(sb_dir_make(path, 0700, &err), 0);
+	test_path(path, "policies/promotion.sample.yaml");
+	test_write(path, policy, 0644);
 	ck_assert_msg(load(&set, text, &err) == 0, "%s", err.msg);
 	const struct hub_tenant *t = set.tenants.item;
 	ck_assert_uint_eq(t->stages.count, 5);
@@ -200,6 +229,7 @@ int main(void)
 
 	tcase_add_test(tc, test_good);
 	tcase_add_loop_test(tc, test_bad, 0, (int)SB_COUNT(bad));
+	tcase_add_test(tc, test_policy_file);
 	tcase_add_test(tc, test_tenants_apart);
 	tcase_add_test(tc, test_sample_file);
 	tcase_add_test(tc, test_reference);

@@ -25,22 +25,32 @@ static const char *field(const json_t *body, const char *key)
 	return s ? s : "";
 }
 
+enum { NEEDS_PROMOTION = 1, NEEDS_LINE = 2, APPROVERS = 4, NEEDS_REASON = 8 }; /* line: stage and origin */
+static const struct { const char *name; unsigned needs; } actions[] = {
+	{ "promote", NEEDS_LINE }, { "rollback", NEEDS_LINE }, { "approve", NEEDS_PROMOTION | APPROVERS }, { "reject", NEEDS_PROMOTION | APPROVERS }, { "abort", NEEDS_PROMOTION },
+	{ "stop", NEEDS_REASON }, { "resume", APPROVERS }, { "hold", NEEDS_LINE | NEEDS_REASON }, { "release", NEEDS_LINE },
+};
+
 static int check(const json_t *body, const struct sb_principal *who, struct sb_error *err)
 {
-	static const char *const actions[] = { "promote", "rollback", "approve", "reject", "abort" };
-	const char *action = field(body, "action");
-	bool known = false, decision = strcmp(action, "approve") == 0 || strcmp(action, "reject") == 0;
+	const char *action = field(body, "action"), *origin = field(body, "origin"), *stage = field(body, "stage");
+	size_t i = 0;
 
-	for (size_t i = 0; i < SB_COUNT(actions); i++)
-		known = known || strcmp(action, actions[i]) == 0;
-	if (!known)
-		return sb_fail(err, SB_EINVAL, "action: expected promote, rollback, approve, reject or abort");
-	if (decision && !(who->may & SB_ROUTE_APPROVE))
-		return sb_fail(err, SB_EAUTH, "%s may not decide on promotions: the role approver is needed", who->name);
-	if ((decision || strcmp(action, "abort") == 0) && !sb_id_ok(field(body, "promotion")))
+	while (i < SB_COUNT(actions) && strcmp(actions[i].name, action) != 0)
+		i++;
+	if (i == SB_COUNT(actions))
+		return sb_fail(err, SB_EINVAL, "action: expected promote, rollback, approve, reject, abort, stop, resume, hold or release");
+	unsigned needs = actions[i].needs;
+	if ((needs & APPROVERS) && !(who->may & SB_ROUTE_APPROVE))
+		return sb_fail(err, SB_EAUTH, "%s may not %s: the role approver is needed", who->name, action);
+	if ((needs & NEEDS_PROMOTION) && !sb_id_ok(field(body, "promotion")))
 		return sb_fail(err, SB_EINVAL, "promotion: expected its id, as `stagebridge get promotions` shows it");
-	if (!decision && strcmp(action, "abort") != 0 && (!sb_type_ok(field(body, "origin")) || !sb_name_ok(field(body, "stage"))))
+	if (((needs & NEEDS_LINE) || *origin) && !(needs & NEEDS_PROMOTION) && !sb_type_ok(origin))
 		return sb_fail(err, SB_EINVAL, "origin and stage are needed");
+	if (((needs & NEEDS_LINE) || *stage) && !(needs & NEEDS_PROMOTION) && !sb_name_ok(stage))
+		return sb_fail(err, SB_EINVAL, "origin and stage are needed");
+	if ((needs & NEEDS_REASON) && !*field(body, "reason"))
+		return sb_fail(err, SB_EINVAL, "reason: say why, others will read it");
 	if (strlen(field(body, "reason")) > 1000)
 		return sb_fail(err, SB_EINVAL, "reason: at most 1000 bytes");
 	return 0;
@@ -155,22 +165,49 @@ static int find_subject(struct hub_call *c, const char *subject, const char *to,
 	return r;
 }
 
-static json_t *gate_list(const struct hub_gates *g)
+static json_t *stamp(int64_t ms)
+{
+	char text[SB_TIME_LEN + 1] = "";
+
+	if (ms)
+		sb_time_format(text, ms);
+	return json_string(text);
+}
+
+/* Those that are not open, or all */
+static json_t *gate_list(const struct hub_gates *g, bool all)
 {
 	json_t *items = json_array();
 
 	for (unsigned i = 0; i < g->count; i++) {
 		const struct hub_gate *x = &g->item[i];
 
-		(void)json_array_append_new(items, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "gate", x->gate, "state", x->state, "since", x->since, "who", x->who, "next", x->next, "detail", x->detail));
+		if (all || x->state != HUB_GATE_PASS)
+			(void)json_array_append_new(items, json_pack("{s:s, s:s, s:o, s:s, s:o, s:s}", "gate", x->gate, "state", hub_gate_state_name[x->state], "since", stamp(x->since_ms), "who", x->who, "next",
+				stamp(x->next_ms), "detail", x->detail));
 	}
 	return items;
 }
 
+static int judge(struct hub_call *c, const struct subject *s, struct hub_gates *gates, struct sb_error *err)
+{
+	const struct sb_policy *policy = hub_policy_get(c->w);
+	struct hub_facts *f = calloc(1, sizeof(*f));
+
+	int r = f ? hub_facts_load(c->pg, s->promotion, s->artifact, s->stage, s->kind, f, err) : sb_fail_nomem(err);
+	if (r == 0 && !sb_policy_edge_to(policy, s->stage))
+		r = sb_fail(err, SB_EINVAL, "\"%s\" is not a stage that artifacts are promoted into", s->stage);
+	if (r == 0)
+		hub_decide(policy, f, gates);
+	free(f);
+	hub_policy_put(c->w, policy);
+	return r;
+}
+
 int hub_api_why(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err)
 {
-	const char *subject = sb_http_query(req, "subject"), *to = sb_http_query(req, "to");
-	struct hub_gates gates = { .count = 0 };
+	const char *subject = sb_http_query(req, "subject"), *to = sb_http_query(req, "to"), *all = sb_http_query(req, "all");
+	struct hub_gates gates = { .count = 0, .pass = true };
 	struct subject s;
 	struct hub_call c;
 	char text[400];
@@ -181,12 +218,12 @@ int hub_api_why(struct sb_http_request *req, struct sb_http_reply *reply, void *
 	int state = r == 0 ? sb_promotion_state_find(s.state) : -1;
 	bool waits = state >= 0 && !sb_promotion_terminal((enum sb_promotion_state)state) && !sb_promotion_in_flight((enum sb_promotion_state)state);
 	if (r == 0 && waits)
-		r = hub_gates_judge(c.pg, c.w->set, s.promotion, s.artifact, s.stage, s.kind, &gates, err);
+		r = judge(&c, &s, &gates, err);
 	hub_call_end(user, &c, r == 0);
 	if (r < 0)
 		return r;
 	(void)snprintf(text, sizeof(text), "%s %.12s into %s: %s, %s%s", s.origin, s.artifact, s.stage, s.state, state >= 0 ? sb_promotion_state_text((enum sb_promotion_state)state) : "",
-		waits && gates.count == 0 ? "; nothing is in its way" : "");
-	return sb_http_json(reply, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o}", "promotion", s.promotion, "artifact", s.artifact, "origin", s.origin, "stage", s.stage, "state", s.state, "text", text, "items",
-		gate_list(&gates)), err);
+		waits && gates.pass ? "; nothing is in its way" : "");
+	return sb_http_json(reply, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:o}", "promotion", s.promotion, "artifact", s.artifact, "origin", s.origin, "stage", s.stage, "state", s.state, "text", text, "blocked",
+		(int)(waits && !gates.pass), "items", gate_list(&gates, all && strcmp(all, "1") == 0)), err);
 }

@@ -1,9 +1,24 @@
 /* What the edges propose by themselves: into each promoted stage, per origin, the newest artifact that the stage before has verified (for the first stage:
- * the newest on main). A proposal into a manual stage waits for a person. Older proposals that still wait are superseded. */
+ * the newest on main). A proposal into a manual stage waits for a person. Older proposals that still wait make room at once (select: newest), when the newer one is
+ * ready (newest_ready), or never (fifo). */
 #include <string.h>
 
 #include "engine.h"
 #include "store/store.h"
+
+const char *hub_stage_before(const struct hub_tenant *t, const char *stage)
+{
+	const struct hub_stage *s = t->stages.item;
+	const char *before = NULL;
+
+	for (size_t i = 0; i < t->stages.count; i++) {
+		if (strcmp(s[i].name, stage) == 0)
+			return before;
+		if (s[i].promoted)
+			before = s[i].name;
+	}
+	return NULL;
+}
 
 /* $1 stage, $2 stage before ('' = main). The guards are those of the judgement that never pass again: asking them here keeps dead rows out. */
 static const char candidate_sql[] =
@@ -14,13 +29,13 @@ static const char candidate_sql[] =
 	" AND ($2 = '' OR EXISTS (SELECT FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = $2 AND o.until IS NULL AND o.verified_at IS NOT NULL))"
 	" ORDER BY a.origin, a.seq DESC";
 
-static const char fresh_sql[] = "SELECT 1 FROM lifecycle.promotion WHERE artifact = $1 AND stage = $2 AND (ended_at IS NULL OR state IN ('FAILED', 'ERRORED', 'REJECTED', 'ABORTED', 'SUCCEEDED')) LIMIT 1";
+static const char fresh_sql[] = "SELECT 1 FROM lifecycle.promotion WHERE artifact = $1 AND stage = $2 AND (ended_at IS NULL OR state IN ('FAILED', 'ERRORED', 'REJECTED', 'ABORTED', 'EXPIRED', 'SUCCEEDED')) LIMIT 1";
 
 static const char older_sql[] =
 	"SELECT p.id FROM lifecycle.promotion p JOIN lifecycle.artifact a ON a.id = p.artifact WHERE p.stage = $1 AND p.origin = $2 AND p.kind = 'auto' AND p.state IN ('PENDING', 'GATED', 'READY')"
 	" AND a.seq < (SELECT seq FROM lifecycle.artifact WHERE id = $3) FOR UPDATE OF p";
 
-static int supersede(struct hub_engine *e, const char *stage, const char *origin, const char *artifact, const char *successor, struct sb_error *err)
+int hub_supersede(struct hub_engine *e, const char *stage, const char *origin, const char *artifact, const char *successor, struct sb_error *err)
 {
 	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
 	const char *param[] = { stage, origin, artifact };
@@ -52,8 +67,8 @@ static int propose(struct hub_engine *e, const char *stage, const char *origin, 
 	r = hub_engine_begin(e, err);
 	if (r == 0)
 		r = hub_promotion_create(e->pg, origin, artifact, stage, "auto", "stagebridge", "", id, &is_new, err);
-	if (r == 0 && is_new)
-		r = supersede(e, stage, origin, artifact, id, err);
+	if (r == 0 && is_new && sb_policy_edge_to(e->policy, stage)->select == SB_SELECT_NEWEST)
+		r = hub_supersede(e, stage, origin, artifact, id, err);
 	if (r == 0)
 		r = sb_pg_commit(e->pg, err);
 	return r < 0 ? r : is_new;

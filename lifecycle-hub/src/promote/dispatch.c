@@ -53,11 +53,26 @@ static int take_lease(struct sb_pg *pg, struct hub_promotion *p, const struct ca
 	return 0;
 }
 
+/* The edge's own deadlines, or the hub's */
+static int64_t ack_ms(const struct hub_engine *e, const char *stage)
+{
+	const struct sb_policy_edge *edge = sb_policy_edge_to(e->policy, stage);
+
+	return edge && edge->deadlines.ack_ms ? edge->deadlines.ack_ms : e->w->hub->set.deadlines.ack_ms;
+}
+
+int64_t hub_apply_ms(const struct hub_engine *e, const char *stage)
+{
+	const struct sb_policy_edge *edge = sb_policy_edge_to(e->policy, stage);
+
+	return edge && edge->deadlines.apply_ms ? edge->deadlines.apply_ms : e->w->hub->set.deadlines.apply_ms;
+}
+
 static int put_order(struct hub_engine *e, const struct hub_promotion *p, const struct cargo *c, const char *transfer, struct sb_error *err)
 {
 	char deadline[SB_TIME_LEN + 1];
 
-	sb_time_format(deadline, sb_wall_ms() + e->w->hub->set.deadlines.apply_ms);
+	sb_time_format(deadline, sb_wall_ms() + hub_apply_ms(e, p->stage));
 	json_auto_t *body = json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:s}", "promotion", p->id, "attempt", (json_int_t)p->attempt, "lease", (json_int_t)p->lease, "origin", p->origin,
 		"artifact", p->artifact, "commit", c->commit, "tree", c->tree, "expected_current", c->current, "kind", p->kind, "transfer", transfer, "manifest", c->manifest, "deadline", deadline);
 	if (!body)
@@ -68,23 +83,25 @@ static int put_order(struct hub_engine *e, const struct hub_promotion *p, const 
 static int commit_order(struct hub_engine *e, const char *id, const struct cargo *c, struct hub_transfer *t, struct sb_error *err)
 {
 	struct hub_promotion p;
+	struct hub_facts f;
 	struct hub_gates g;
 
 	int r = hub_engine_begin(e, err);
 	if (r == 0)
 		r = hub_promotion_load(e->pg, id, true, &p, err);
 	if (r == 0)
-		r = hub_gates_judge(e->pg, e->w->set, p.id, p.artifact, p.stage, p.kind, &g, err);
+		r = hub_facts_load(e->pg, p.id, p.artifact, p.stage, p.kind, &f, err);
 	if (r < 0)
 		return r;
-	if (p.state != SB_P_READY || !g.pass) {
+	hub_decide(e->policy, &f, &g);
+	if (hub_verdict(e->policy, &f, &g) != SB_PE_DISPATCHED) {
 		/* looked at again by the next turn; the pack is dropped */
 		sb_pg_rollback(e->pg);
 		return 0;
 	}
 	r = hub_transfer_register(e->w, e->pg, t, err);
 	if (r == 0)
-		r = take_lease(e->pg, &p, c, t->id, e->w->hub->set.deadlines.ack_ms, err);
+		r = take_lease(e->pg, &p, c, t->id, ack_ms(e, p.stage), err);
 	if (r == 0)
 		r = hub_promotion_step(e->pg, &p, SB_PE_DISPATCHED, "stagebridge", "", err);
 	if (r == 0)
@@ -100,7 +117,7 @@ int hub_order_again(struct hub_engine *e, struct hub_promotion *p, struct sb_err
 
 	int r = load_cargo(e->pg, p, &c, err);
 	if (r == 0)
-		r = take_lease(e->pg, p, &c, p->transfer, e->w->hub->set.deadlines.ack_ms, err);
+		r = take_lease(e->pg, p, &c, p->transfer, ack_ms(e, p->stage), err);
 	if (r == 0)
 		r = put_order(e, p, &c, p->transfer, err);
 	json_decref(c.manifest);

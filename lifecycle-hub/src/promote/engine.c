@@ -1,4 +1,4 @@
-/* The engine's lane: turns the handle until nothing is left to do, then waits to be woken or for the next tick (soak and deadlines). A turn that
+/* The engine's lane: turns the handle until nothing is left to do, then waits to be woken or for the next tick (soak, windows, deadlines, the policy's file). A turn that
  * fails is rolled back and the lane starts again; every turn is one transaction per promotion, fenced by the lane's generation. */
 #include "engine.h"
 
@@ -18,9 +18,25 @@ int hub_engine_begin(struct hub_engine *e, struct sb_error *err)
 	return r;
 }
 
+int hub_engine_policy(struct hub_engine *e, struct sb_error *err)
+{
+	bool fresh = hub_policy_refresh(e->w);
+
+	if (e->policy && !fresh)
+		return 0;
+	hub_policy_put(e->w, SB_TAKE(e->policy));
+	e->policy = hub_policy_get(e->w);
+	int r = hub_engine_begin(e, err);
+	if (r == 0)
+		r = hub_policy_record(e->pg, e->policy, err);
+	if (r == 0)
+		r = sb_pg_commit(e->pg, err);
+	return r < 0 ? r : fresh;
+}
+
 static int turn(struct hub_engine *e, struct sb_error *err)
 {
-	static int (*const turns[])(struct hub_engine *, struct sb_error *) = { hub_engine_reports, hub_engine_requests, hub_engine_candidates, hub_engine_evaluate, hub_engine_dispatch,
+	static int (*const turns[])(struct hub_engine *, struct sb_error *) = { hub_engine_policy, hub_engine_reports, hub_engine_requests, hub_engine_candidates, hub_engine_evaluate, hub_engine_dispatch,
 		hub_engine_deadlines, hub_engine_tell };
 	int done = 0;
 
@@ -53,6 +69,7 @@ int hub_engine_lane(struct sb_lane *lane, void *user, struct sb_error *err)
 			(void)sb_lane_wait(lane, NULL, 0, TICK_MS);
 		}
 	}
+	hub_policy_put(e.w, e.policy);
 	sb_pg_close(e.pg);
 	return r < 0 ? r : 0;
 }

@@ -1,69 +1,88 @@
-/* Waiting promotions against their gates. What is missing is written into the row for people; a refusal ends it. */
+/* Waiting promotions against their gates. One look at all of them finds those for which something is to be done; each of these is judged again under its row's lock
+ * before anything is written. What is missing is written into the row for people; a refusal ends it. */
 #include <stdio.h>
 #include <string.h>
 
 #include "engine.h"
-#include "stagebridge/buf.h"
+#include "stagebridge/clock.h"
+#include "stagebridge/metric.h"
 
-static int say_waiting(struct sb_pg *pg, const struct hub_promotion *p, const struct hub_gates *g, struct sb_error *err)
+#define IDS_MAX 2000
+
+struct look { const struct sb_policy *policy; char (*id)[SB_ID_LEN + 1]; size_t count; };
+
+static int look_at(void *user, const struct hub_facts *f, struct sb_error *err)
 {
-	struct sb_buf text;
+	struct look *k = user;
+	struct hub_gates g;
+	char text[1000];
 
-	sb_buf_init(&text, 4096);
-	for (unsigned i = 0; i < g->count; i++)
-		sb_buf_addf(&text, "%s%s: %s", i ? "; " : "", g->item[i].gate, g->item[i].detail);
-	const char *param[] = { p->id, text.data };
-	int r = sb_pg_exec(pg, "UPDATE lifecycle.promotion SET waiting_for = $2, updated_at = now() WHERE id = $1 AND waiting_for <> $2", 2, param, NULL, err);
-	sb_buf_release(&text);
-	return r;
+	(void)err; /* a judgement cannot fail */
+	hub_decide(k->policy, f, &g);
+	int event = hub_verdict(k->policy, f, &g);
+	hub_gates_text(&g, text);
+	if ((event < 0 || event == SB_PE_DISPATCHED) && strcmp(text, f->waiting_for) == 0)
+		return 0;
+	if (k->count < IDS_MAX)
+		memcpy(k->id[k->count++], f->promotion, sizeof(f->promotion));
+	return 0;
+}
+
+static int say_waiting(struct sb_pg *pg, const struct hub_facts *f, const char *text, const char *digest, struct sb_error *err)
+{
+	const char *param[] = { f->promotion, text, digest };
+
+	return sb_pg_exec(pg, "UPDATE lifecycle.promotion SET waiting_for = $2, policy = $3, updated_at = now() WHERE id = $1", 3, param, NULL, err);
 }
 
 /* 1 when the state changed */
 static int evaluate(struct hub_engine *e, const char *id, struct sb_error *err)
 {
 	struct hub_promotion p;
+	struct hub_facts f;
 	struct hub_gates g;
-	bool moved = false;
+	char text[1000];
 
 	int r = hub_engine_begin(e, err);
 	if (r == 0)
 		r = hub_promotion_load(e->pg, id, true, &p, err);
 	if (r == 0)
-		r = hub_gates_judge(e->pg, e->w->set, p.id, p.artifact, p.stage, p.kind, &g, err);
+		r = hub_facts_load(e->pg, p.id, p.artifact, p.stage, p.kind, &f, err);
 	if (r < 0)
 		return r;
-	if (g.refused) {
-		r = hub_promotion_step(e->pg, &p, SB_PE_REFUSED, "stagebridge", g.item[0].detail, err);
-		moved = true;
-	} else {
-		if (p.state == SB_P_PENDING) {
-			r = hub_promotion_step(e->pg, &p, SB_PE_EVALUATED, "stagebridge", "", err);
-			moved = true;
-		}
-		if (r == 0)
-			r = say_waiting(e->pg, &p, &g, err);
-		if (r == 0 && g.pass && p.state == SB_P_GATED) {
-			r = hub_promotion_step(e->pg, &p, SB_PE_GATES_PASSED, "stagebridge", "", err);
-			moved = true;
-		} else if (r == 0 && !g.pass && p.state == SB_P_READY) {
-			r = hub_promotion_step(e->pg, &p, SB_PE_CHANGED, "stagebridge", g.item[0].detail, err);
-			moved = true;
-		}
-	}
+	hub_decide(e->policy, &f, &g);
+	hub_gates_text(&g, text);
+	int event = hub_verdict(e->policy, &f, &g);
+	const struct hub_gate *first = hub_gates_first(&g);
+	bool moves = event >= 0 && event != SB_PE_DISPATCHED;
+	const struct sb_policy_edge *edge = sb_policy_edge_to(e->policy, p.stage);
+	if (moves)
+		r = hub_promotion_step(e->pg, &p, (enum sb_promotion_event)event, "stagebridge", first && event != SB_PE_EVALUATED ? first->detail : "", err);
+	if (r == 0 && edge && !sb_promotion_terminal(p.state) && !sb_promotion_in_flight(p.state))
+		r = say_waiting(e->pg, &f, text, edge->digest, err);
+	if (r == 0 && event == SB_PE_GATES_PASSED && edge->select == SB_SELECT_NEWEST_READY && strcmp(p.kind, "auto") == 0)
+		r = hub_supersede(e, p.stage, p.origin, p.artifact, p.id, err);
 	if (r == 0)
 		r = sb_pg_commit(e->pg, err);
-	return r < 0 ? r : moved;
+	return r < 0 ? r : moves;
 }
 
 int hub_engine_evaluate(struct hub_engine *e, struct sb_error *err)
 {
-	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	struct look k = { .policy = e->policy, .id = calloc(IDS_MAX, sizeof(*k.id)) };
+	int64_t begin = sb_mono_us();
 	int done = 0;
 
-	int r = sb_pg_exec(e->pg, "SELECT id FROM lifecycle.promotion WHERE state IN ('PENDING', 'GATED', 'READY') ORDER BY seq LIMIT 2000", 0, NULL, &res, err);
-	for (int i = 0; r >= 0 && i < sb_pg_rows(res); i++) {
-		r = evaluate(e, sb_pg_get(res, i, 0), err);
+	if (!k.id)
+		return sb_fail_nomem(err);
+	int r = hub_facts_waiting(e->pg, look_at, &k, err);
+	sb_metric_set(sb_metric("stagebridge_promotions_evaluate_seconds", SB_GAUGE, "tenant", "time of the last look at all waiting promotions"), e->w->set->name, (double)(sb_mono_us() - begin) / 1e6);
+	if (r >= 0)
+		sb_metric_set(sb_metric("stagebridge_promotions_waiting", SB_GAUGE, "tenant", "promotions that wait for a gate, a person or their stage"), e->w->set->name, r);
+	for (size_t i = 0; r >= 0 && i < k.count; i++) {
+		r = evaluate(e, k.id[i], err);
 		done += r > 0;
 	}
+	free(k.id);
 	return r < 0 ? r : done;
 }

@@ -1,157 +1,354 @@
-/* The one judgement: may this artifact go into this stage now? Every asker (engine, lists, `why`, page) gets the same gates with the same words. */
+/* The one judgement: may this artifact go into this stage now? Every asker (engine, `why`, page) gets the same gates with the same words. Pure: facts and policy in,
+ * answers out; tests hold it to never passing with an unmet gate. */
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine.h"
 
-const char *hub_stage_before(const struct hub_tenant *t, const char *stage)
-{
-	const struct hub_stage *s = t->stages.item;
-	const char *before = NULL;
+const char *const hub_gate_state_name[] = { "pass", "pending", "refuse" };
 
-	for (size_t i = 0; i < t->stages.count; i++) {
-		if (strcmp(s[i].name, stage) == 0)
-			return before;
-		if (s[i].promoted)
-			before = s[i].name;
+struct question {
+	const struct sb_policy *p;
+	const struct sb_policy_edge *e;
+	const struct hub_facts *f;
+	struct hub_gates *g;
+	bool automatic, rollback, hotfix;
+};
+
+/* One answer; the gate that is written on. Every gate is asked once, so there is room for all. */
+static struct hub_gate *SB_PRINTF(4, 5) put(struct question *q, const char *gate, enum hub_gate_state state, const char *fmt, ...)
+{
+	struct hub_gates *g = q->g;
+	struct hub_gate *x = &g->item[g->count < SB_COUNT(g->item) - 1 ? g->count++ : g->count];
+	va_list ap;
+
+	*x = (struct hub_gate){ .state = state };
+	(void)snprintf(x->gate, sizeof(x->gate), "%s", gate);
+	va_start(ap, fmt);
+	(void)vsnprintf(x->detail, sizeof(x->detail), fmt, ap); /* for people: reasons and lists of names may be cut */
+	va_end(ap);
+	g->pass = g->pass && state == HUB_GATE_PASS;
+	g->refused = g->refused || state == HUB_GATE_REFUSE;
+	return x;
+}
+
+static void SB_PRINTF(2, 3) who(struct hub_gate *x, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(x->who, sizeof(x->who), fmt, ap);
+	va_end(ap);
+}
+
+/* --- the gates --- */
+
+static void ask_stop(struct question *q)
+{
+	if (!*q->f->stop) {
+		put(q, "stop", HUB_GATE_PASS, "the line is not stopped");
+		return;
+	}
+	struct hub_gate *x = put(q, "stop", HUB_GATE_PENDING, "the line was stopped by %.250s", q->f->stop);
+	x->since_ms = q->f->stop_ms;
+	who(x, "whoever says stagebridge resume");
+}
+
+static void ask_upstream(struct question *q)
+{
+	if (q->rollback) {
+		put(q, "verified-here", q->f->here_verified ? HUB_GATE_PASS : HUB_GATE_REFUSE, "%s", q->f->here_verified ? "it was verified in this stage" :
+			"it was never verified in this stage: not a target for a rollback");
+		return;
+	}
+	if (strcmp(q->e->from, SB_POLICY_MAIN) == 0 || q->hotfix)
+		return;
+	if (q->f->up_verified) {
+		put(q, "upstream", HUB_GATE_PASS, "verified in %s", q->e->from);
+		return;
+	}
+	struct hub_gate *x = put(q, "upstream", HUB_GATE_PENDING, "not verified in %s yet", q->e->from);
+	x->since_ms = q->f->created_ms;
+	who(x, "the promotion into %s", q->e->from);
+}
+
+static void ask_soak(struct question *q)
+{
+	int64_t min = q->e->soak.min_ms;
+
+	if (min == 0 || q->rollback || q->hotfix || strcmp(q->e->from, SB_POLICY_MAIN) == 0)
+		return;
+	if (q->f->up_verified && q->f->up_longest_ms >= min) {
+		put(q, "soak", HUB_GATE_PASS, "stayed in %s for %" PRId64 " s without a break", q->e->from, min / 1000);
+		return;
+	}
+	struct hub_gate *x = put(q, "soak", HUB_GATE_PENDING, "must stay in %s for %" PRId64 " s without a break%s", q->e->from, min / 1000, q->f->up_since_ms ? "" : ", and is not there now");
+	x->since_ms = q->f->up_since_ms;
+	x->next_ms = q->f->up_since_ms ? q->f->up_since_ms + min : 0;
+	who(x, "%s", q->f->up_since_ms ? "time" : "whoever brings it back there");
+}
+
+static bool is_author(const struct hub_facts *f, const char *person)
+{
+	for (unsigned i = 0; i < f->n_authors; i++) {
+		if (strcmp(f->author[i], person) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool in_group(const struct question *q, const char *group, const char *person)
+{
+	const struct sb_policy_group *g = sb_policy_group_find(q->p, group);
+
+	return g && sb_policy_member(g, person);
+}
+
+/* A yes counts from one of the groups, for this artifact under this policy, not too old, and not from who made the change. */
+static bool counts(const struct question *q, const struct hub_vote *v)
+{
+	const struct sb_policy_rule *rule = q->e->approvals.rules.item;
+	bool member = q->e->approvals.rules.count == 0;
+
+	if (!v->yes || v->at_ms + q->e->approvals.expires_ms <= q->f->now_ms || strcmp(v->artifact, q->f->artifact) != 0 || strcmp(v->policy, q->e->digest) != 0)
+		return false;
+	if (q->e->approvals.self == SB_SELF_DENY && is_author(q->f, v->person))
+		return false;
+	for (size_t i = 0; i < q->e->approvals.rules.count && !member; i++)
+		member = in_group(q, rule[i].group, v->person);
+	return member;
+}
+
+struct tally { int64_t valid, stale; char names[200]; };
+
+static void tally(const struct question *q, const char *group, struct tally *t)
+{
+	size_t used = 0;
+
+	*t = (struct tally){ 0 };
+	for (unsigned i = 0; i < q->f->n_votes; i++) {
+		const struct hub_vote *v = &q->f->vote[i];
+		bool twice = false;
+		for (unsigned k = 0; k < i && !twice; k++)
+			twice = strcmp(q->f->vote[k].person, v->person) == 0;
+		if (twice || (group && !in_group(q, group, v->person)))
+			continue;
+		if (!counts(q, v)) {
+			t->stale += v->yes;
+			continue;
+		}
+		if (used < sizeof(t->names))
+			used += (size_t)snprintf(t->names + used, sizeof(t->names) - used, "%s%s", t->valid ? ", " : "", v->person);
+		t->valid++;
+	}
+}
+
+/* "release (maria, tom)", and whose yes does not count */
+static void name_approvers(const struct question *q, const char *group, struct hub_gate *x)
+{
+	const struct sb_policy_rule *rule = q->e->approvals.rules.item;
+	size_t used = 0;
+
+	if (q->e->approvals.rules.count == 0)
+		used = (size_t)snprintf(x->who, sizeof(x->who), "an approver");
+	for (size_t i = 0; i < q->e->approvals.rules.count && used < sizeof(x->who); i++) {
+		const struct sb_policy_group *g = sb_policy_group_find(q->p, rule[i].group);
+		if (!g || (group && strcmp(group, g->name) != 0))
+			continue;
+		used += (size_t)snprintf(x->who + used, sizeof(x->who) - used, "%s%s (", used ? ", " : "", g->name);
+		for (size_t m = 0; m < g->members.count && used < sizeof(x->who); m++)
+			used += (size_t)snprintf(x->who + used, sizeof(x->who) - used, "%s%s", m ? ", " : "", g->members.item[m]);
+		if (used < sizeof(x->who))
+			used += (size_t)snprintf(x->who + used, sizeof(x->who) - used, ")");
+	}
+	for (unsigned i = 0; q->e->approvals.self == SB_SELF_DENY && i < q->f->n_authors && used < sizeof(x->who); i++)
+		used += (size_t)snprintf(x->who + used, sizeof(x->who) - used, "%s%s", i ? ", " : " other than ", q->f->author[i]);
+}
+
+static void ask_approval(struct question *q)
+{
+	const struct sb_policy_rule *rule = q->e->approvals.rules.item;
+	int64_t min = sb_policy_approvals(q->e);
+	const char *lacking = NULL;
+	struct tally t;
+
+	for (unsigned i = 0; i < q->f->n_votes; i++) {
+		if (!q->f->vote[i].yes) {
+			put(q, "approval", HUB_GATE_REFUSE, "refused by %.120s", q->f->vote[i].person);
+			return;
+		}
+	}
+	if (min == 0 || q->rollback)
+		return;
+	int64_t missing = 0;
+	for (size_t i = 0; i < q->e->approvals.rules.count && !lacking; i++) {
+		tally(q, rule[i].group, &t);
+		missing = rule[i].min - t.valid;
+		lacking = missing > 0 ? rule[i].group : NULL;
+	}
+	tally(q, NULL, &t);
+	if (!lacking && t.valid >= min) {
+		put(q, "approval", HUB_GATE_PASS, "%s said yes", t.names);
+		return;
+	}
+	missing = lacking && missing > min - t.valid ? missing : min - t.valid;
+	struct hub_gate *x = put(q, "approval", HUB_GATE_PENDING, "%" PRId64 " more %s must say yes%s%.60s: stagebridge approve, or merge its pull request%s%s%s", missing, missing == 1 ? "person" : "people",
+		lacking ? ", one of " : "", lacking ? lacking : "", t.valid ? "; yes: " : "", t.names, t.stale ? "; a yes that does not count: too old, for another policy, or not theirs to give" : "");
+	x->since_ms = q->f->created_ms;
+	name_approvers(q, t.valid < min ? NULL : lacking, x);
+}
+
+static bool may_report(const struct sb_policy_edge *e, const char *person)
+{
+	for (size_t i = 0; i < e->statuses.reporters.count; i++) {
+		if (strcmp(e->statuses.reporters.item[i], person) == 0)
+			return true;
+	}
+	return e->statuses.reporters.count == 0;
+}
+
+static const char *status_of(const struct question *q, const char *context)
+{
+	for (unsigned i = 0; i < q->f->n_statuses; i++) {
+		if (strcmp(q->f->status[i].context, context) == 0 && may_report(q->e, q->f->status[i].reporter))
+			return q->f->status[i].state;
+	}
+	return "not reported yet";
+}
+
+static void ask_statuses(struct question *q)
+{
+	char text[400] = "", waits[200] = "";
+	size_t used = 0, named = 0;
+
+	if (q->e->statuses.required.count == 0 || q->rollback)
+		return;
+	for (size_t i = 0; i < q->e->statuses.required.count; i++) {
+		const char *context = q->e->statuses.required.item[i], *state = status_of(q, context);
+		if (strcmp(state, "success") == 0)
+			continue;
+		if (used < sizeof(text))
+			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%s is %s", used ? ", " : "", context, state);
+		if (named < sizeof(waits))
+			named += (size_t)snprintf(waits + named, sizeof(waits) - named, "%s%s", named ? ", " : "", context);
+	}
+	struct hub_gate *x = put(q, "status", *text ? HUB_GATE_PENDING : HUB_GATE_PASS, "%s", *text ? text : "all required statuses are success");
+	if (*text) {
+		x->since_ms = q->f->created_ms;
+		who(x, "whoever reports %s", waits);
+	}
+}
+
+static void ask_window(struct question *q)
+{
+	struct sb_policy_moment m;
+	char open[SB_ZONE_TIME_MAX];
+
+	if ((q->rollback && q->e->windows.rollback == SB_ROLLBACK_EXEMPT) || q->e->windows.allow.count + q->e->windows.deny.count + q->p->freezes.count == 0)
+		return;
+	sb_policy_at(q->p, q->e, q->f->now_ms, &m);
+	if (m.open) {
+		put(q, "window", HUB_GATE_PASS, "open");
+		return;
+	}
+	sb_zone_format(open, m.tz, m.next_open);
+	struct hub_gate *x = put(q, "window", HUB_GATE_PENDING, "%s, %s%s", m.reason, m.next_open ? "opens " : "and no opening is in sight", m.next_open ? open : "");
+	x->since_ms = m.since;
+	x->next_ms = m.next_open;
+	who(x, "time, or a change of the policy");
+}
+
+static void ask_order(struct question *q)
+{
+	static const char *const over[] = { "FAILED", "REJECTED", "ERRORED", "ABORTED", "EXPIRED" };
+	const struct hub_facts *f = q->f;
+
+	if (!q->automatic)
+		return;
+	struct hub_gate *x = put(q, "hold", *f->hold ? HUB_GATE_PENDING : HUB_GATE_PASS, *f->hold ? "automation is held by %.250s" : "automation is not held%s", f->hold);
+	x->since_ms = f->hold_ms;
+	who(x, "%s", *f->hold ? "whoever says stagebridge release, or promotes the newest by hand" : "");
+	bool newer = f->seq > f->current_seq;
+	put(q, "order", newer ? HUB_GATE_PASS : HUB_GATE_REFUSE, "%s", newer ? "newer than what is there" : "the stage has this one or a newer one: automation never goes back");
+	bool again = false;
+	for (size_t i = 0; i < SB_COUNT(over); i++)
+		again = again || strcmp(f->last_state, over[i]) == 0;
+	put(q, "retry", again ? HUB_GATE_REFUSE : HUB_GATE_PASS, again ? "its last try here ended %s: a person must ask for another" : "not tried here before%s", again ? f->last_state : "");
+	put(q, "ancestry", f->orphaned ? HUB_GATE_REFUSE : HUB_GATE_PASS, "%s", f->orphaned ? "its commit is no longer on main" : "on main");
+	if (q->e->select == SB_SELECT_FIFO)
+		put(q, "queue", *f->older ? HUB_GATE_PENDING : HUB_GATE_PASS, *f->older ? "promotion %s of this origin comes first" : "first in the queue%s", f->older);
+}
+
+static void ask_stage(struct question *q)
+{
+	struct hub_gate *x = put(q, "stage", *q->f->in_flight ? HUB_GATE_PENDING : HUB_GATE_PASS, *q->f->in_flight ? "the stage is busy with %s" : "the stage is free%s", q->f->in_flight);
+
+	who(x, "%s", *q->f->in_flight ? "the stage" : "");
+}
+
+void hub_decide(const struct sb_policy *p, const struct hub_facts *f, struct hub_gates *ret)
+{
+	static void (*const gates[])(struct question *) = { ask_stop, ask_upstream, ask_soak, ask_approval, ask_statuses, ask_window, ask_order, ask_stage };
+	struct question q = { .p = p, .e = sb_policy_edge_to(p, f->stage), .f = f, .g = ret, .automatic = strcmp(f->kind, "auto") == 0, .rollback = strcmp(f->kind, "rollback") == 0,
+		.hotfix = strcmp(f->kind, "hotfix") == 0 };
+
+	ret->count = 0;
+	ret->pass = true;
+	ret->refused = ret->expired = false;
+	if (!q.e) {
+		put(&q, "path", HUB_GATE_REFUSE, "\"%s\" is not a stage that artifacts are promoted into", f->stage);
+		return;
+	}
+	for (size_t i = 0; i < SB_COUNT(gates); i++)
+		gates[i](&q);
+	for (unsigned i = 0; i < ret->count; i++) { /* what was cut may end inside a character */
+		sb_text_tidy(ret->item[i].detail);
+		sb_text_tidy(ret->item[i].who);
+	}
+	ret->expired = !ret->pass && q.e->deadlines.waiting_ms > 0 && f->created_ms + q.e->deadlines.waiting_ms <= f->now_ms;
+}
+
+int hub_verdict(const struct sb_policy *p, const struct hub_facts *f, const struct hub_gates *g)
+{
+	const struct sb_policy_edge *e = sb_policy_edge_to(p, f->stage);
+	bool other_policy = e && strcmp(f->policy, e->digest) != 0;
+
+	if (f->state != SB_P_PENDING && f->state != SB_P_GATED && f->state != SB_P_READY)
+		return -1;
+	if (g->refused)
+		return SB_PE_REFUSED;
+	if (g->expired)
+		return SB_PE_EXPIRED;
+	if (f->state == SB_P_PENDING)
+		return SB_PE_EVALUATED;
+	if (other_policy || (f->state == SB_P_READY && !g->pass))
+		return SB_PE_CHANGED;
+	if (!g->pass)
+		return -1;
+	return f->state == SB_P_GATED ? SB_PE_GATES_PASSED : SB_PE_DISPATCHED;
+}
+
+const struct hub_gate *hub_gates_first(const struct hub_gates *g)
+{
+	for (int state = HUB_GATE_REFUSE; state >= HUB_GATE_PENDING; state--) {
+		for (unsigned i = 0; i < g->count; i++) {
+			if ((int)g->item[i].state == state)
+				return &g->item[i];
+		}
 	}
 	return NULL;
 }
 
-static void add(struct hub_gates *g, const char *gate, const char *state, const char *who, const char *since, const char *next, const char *detail)
+void hub_gates_text(const struct hub_gates *g, char out[1000])
 {
-	struct hub_gate *x;
+	size_t used = 0;
 
-	if (g->count == SB_COUNT(g->item))
-		return;
-	x = &g->item[g->count++];
-	(void)snprintf(x->gate, sizeof(x->gate), "%s", gate);
-	(void)snprintf(x->state, sizeof(x->state), "%s", state);
-	(void)snprintf(x->who, sizeof(x->who), "%s", who);
-	(void)snprintf(x->since, sizeof(x->since), "%s", since ? since : "");
-	(void)snprintf(x->next, sizeof(x->next), "%s", next ? next : "");
-	(void)snprintf(x->detail, sizeof(x->detail), "%s", detail);
-	if (strcmp(state, "open") != 0)
-		g->pass = false;
-	if (strcmp(state, "refuse") == 0)
-		g->refused = true;
-}
-
-/* One query brings all facts; each gate reads its own. $1 artifact $2 stage $3 stage before ('' none) $4 promotion $5 soak in ms */
-static const char facts_sql[] =
-	"SELECT a.orphaned, a.seq,"
-	" coalesce((SELECT max(o.verified_at) FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = $3)::text, ''),"
-	" coalesce((SELECT to_char(o.since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = $3 AND o.until IS NULL), ''),"
-	" coalesce((SELECT to_char((o.since + $5::bigint * interval '1 millisecond') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM lifecycle.occupancy o"
-	"   WHERE o.artifact = a.id AND o.stage = $3 AND o.until IS NULL), ''),"
-	" coalesce((SELECT bool_or(coalesce(o.until, now()) - o.since >= $5::bigint * interval '1 millisecond') FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = $3), false),"
-	" coalesce((SELECT x.seq FROM lifecycle.occupancy o JOIN lifecycle.artifact x ON x.id = o.artifact WHERE o.stage = $2 AND o.origin = a.origin AND o.until IS NULL), 0),"
-	" coalesce((SELECT h.person || ': ' || h.reason FROM lifecycle.hold h WHERE h.stage = $2 AND h.origin = a.origin), ''),"
-	" coalesce((SELECT string_agg(p.person, ', ') FROM lifecycle.approval p WHERE p.promotion = $4 AND p.decision = 'approve'), ''),"
-	" coalesce((SELECT string_agg(p.person || ' ' || p.reason, ', ') FROM lifecycle.approval p WHERE p.promotion = $4 AND p.decision = 'reject'), ''),"
-	" coalesce((SELECT p.id || ' ' || p.state FROM lifecycle.promotion p WHERE p.stage = $2 AND p.origin = a.origin AND p.id <> $4"
-	"   AND p.state IN ('DISPATCHED', 'APPLYING', 'APPLIED', 'VERIFYING', 'HELD', 'IN_DOUBT')), ''),"
-	" coalesce((SELECT max(o.verified_at) FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = $2)::text, ''),"
-	" coalesce((SELECT to_char(p.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM lifecycle.promotion p WHERE p.id = $4), ''),"
-	" coalesce((SELECT s.state FROM lifecycle.promotion s WHERE s.artifact = a.id AND s.stage = $2 AND s.id <> $4 AND s.ended_at IS NOT NULL ORDER BY s.seq DESC LIMIT 1), ''),"
-	" coalesce((SELECT string_agg(DISTINCT r.author, ', ') FROM lifecycle.pull_request r WHERE r.origin = a.origin AND r.merge_oid = a.commit_oid), '')"
-	" FROM lifecycle.artifact a WHERE a.id = $1";
-enum { F_ORPHANED, F_SEQ, F_UP_VERIFIED, F_UP_SINCE, F_SOAK_END, F_SOAKED, F_CURRENT_SEQ, F_HOLD, F_APPROVED, F_REJECTED, F_IN_FLIGHT, F_HERE_VERIFIED, F_CREATED, F_LAST, F_AUTHORS };
-
-struct question {
-	const struct hub_stage *stage;
-	const char *before, *kind;
-	bool automatic;
-	const struct sb_pg_result *f;
-};
-
-static const char *fact(const struct question *q, int column)
-{
-	const char *s = sb_pg_get(q->f, 0, column);
-
-	return s ? s : "";
-}
-
-static void upstream(struct hub_gates *g, const struct question *q)
-{
-	char detail[300];
-
-	if (strcmp(q->kind, "rollback") == 0) {
-		if (!*fact(q, F_HERE_VERIFIED))
-			add(g, "verified-here", "refuse", "", "", "", "it was never verified in this stage: not a target for a rollback");
-		return;
+	out[0] = '\0';
+	for (unsigned i = 0; i < g->count && used < 1000; i++) {
+		if (g->item[i].state != HUB_GATE_PASS)
+			used += (size_t)snprintf(out + used, 1000 - used, "%s%s: %s", used ? "; " : "", g->item[i].gate, g->item[i].detail);
 	}
-	if (!q->before || strcmp(q->kind, "hotfix") == 0)
-		return;
-	if (!*fact(q, F_UP_VERIFIED)) {
-		(void)snprintf(detail, sizeof(detail), "not verified in %s yet", q->before);
-		add(g, "upstream", "wait", "the promotion into the stage before", fact(q, F_CREATED), "", detail);
-	} else if (q->automatic && q->stage->soak_ms > 0 && strcmp(fact(q, F_SOAKED), "t") != 0) {
-		(void)snprintf(detail, sizeof(detail), "must stay in %s for %" PRId64 " s without a break", q->before, q->stage->soak_ms / 1000);
-		add(g, "soak", "wait", "time", fact(q, F_UP_SINCE), fact(q, F_SOAK_END), detail);
-	}
-}
-
-static void people(struct hub_gates *g, const struct question *q)
-{
-	char detail[400], who[160];
-
-	if (*fact(q, F_REJECTED)) {
-		(void)snprintf(detail, sizeof(detail), "refused by %.300s", fact(q, F_REJECTED));
-		add(g, "approval", "refuse", "", "", "", detail);
-		return;
-	}
-	/* the request of a person, or their merge, is their yes; what the policy proposed by itself into a manual stage needs one */
-	if (q->stage->mode == HUB_MODE_MANUAL && q->automatic && !*fact(q, F_APPROVED)) {
-		(void)snprintf(who, sizeof(who), "an approver%s%.100s", *fact(q, F_AUTHORS) ? " other than " : "", fact(q, F_AUTHORS));
-		(void)snprintf(detail, sizeof(detail), "a person must say yes: stagebridge approve, or merge its pull request");
-		add(g, "approval", "wait", who, fact(q, F_CREATED), "", detail);
-	}
-}
-
-static void order(struct hub_gates *g, const struct question *q)
-{
-	char detail[400];
-
-	if (q->automatic && *fact(q, F_HOLD)) {
-		(void)snprintf(detail, sizeof(detail), "automation is held by %.300s", fact(q, F_HOLD));
-		add(g, "hold", "wait", "whoever promotes a newer one by hand", "", "", detail);
-	}
-	if (q->automatic && sb_pg_get_i64(q->f, 0, F_SEQ) <= sb_pg_get_i64(q->f, 0, F_CURRENT_SEQ))
-		add(g, "order", "refuse", "", "", "", "the stage has this one or a newer one: automation never goes back");
-	if (q->automatic && (strcmp(fact(q, F_LAST), "FAILED") == 0 || strcmp(fact(q, F_LAST), "REJECTED") == 0 || strcmp(fact(q, F_LAST), "ERRORED") == 0 || strcmp(fact(q, F_LAST), "ABORTED") == 0)) {
-		(void)snprintf(detail, sizeof(detail), "its last try here ended %s: a person must ask for another", fact(q, F_LAST));
-		add(g, "retry", "refuse", "", "", "", detail);
-	}
-	if (q->automatic && strcmp(fact(q, F_ORPHANED), "t") == 0)
-		add(g, "ancestry", "refuse", "", "", "", "its commit is no longer on main");
-	if (*fact(q, F_IN_FLIGHT)) {
-		(void)snprintf(detail, sizeof(detail), "the stage is busy with %.100s", fact(q, F_IN_FLIGHT));
-		add(g, "stage", "wait", "the stage", "", "", detail);
-	}
-}
-
-int hub_gates_judge(struct sb_pg *pg, const struct hub_tenant *t, const char *promotion, const char *artifact, const char *stage, const char *kind, struct hub_gates *ret, struct sb_error *err)
-{
-	sb_cleanup(sb_pg_freep) struct sb_pg_result *f = NULL;
-	struct question q = { .stage = hub_stage_find(t, stage), .kind = kind, .automatic = strcmp(kind, "auto") == 0 };
-	char soak[24];
-
-	*ret = (struct hub_gates){ .pass = true };
-	if (!q.stage || !q.stage->promoted)
-		return sb_fail(err, SB_EINVAL, "\"%s\" is not a stage that artifacts are promoted into", stage);
-	q.before = hub_stage_before(t, stage);
-	(void)snprintf(soak, sizeof(soak), "%" PRId64, q.stage->soak_ms);
-	const char *param[] = { artifact, stage, q.before ? q.before : "", promotion, soak };
-	int r = sb_pg_exec(pg, facts_sql, 5, param, &f, err);
-	if (r < 0)
-		return r;
-	if (sb_pg_rows(f) == 0)
-		return sb_fail(err, SB_ENOTFOUND, "no artifact has this id");
-	q.f = f;
-	upstream(ret, &q);
-	people(ret, &q);
-	order(ret, &q);
-	return 0;
+	sb_text_tidy(out);
 }

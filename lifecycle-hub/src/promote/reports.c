@@ -8,7 +8,6 @@
 #include "stagebridge/log.h"
 #include "store/store.h"
 
-#define ATTEMPTS_MAX 3
 #define BATCH "100"
 
 struct report {
@@ -80,7 +79,7 @@ static int accepted(struct hub_engine *e, struct hub_promotion *p, const char *a
 {
 	char ms[24];
 
-	(void)snprintf(ms, sizeof(ms), "%" PRId64, e->w->hub->set.deadlines.apply_ms);
+	(void)snprintf(ms, sizeof(ms), "%" PRId64, hub_apply_ms(e, p->stage));
 	const char *param[] = { p->id, ms };
 	int r = hub_promotion_step(e->pg, p, SB_PE_ACCEPTED, actor, "", err);
 	if (r == 0)
@@ -90,7 +89,9 @@ static int accepted(struct hub_engine *e, struct hub_promotion *p, const char *a
 
 static int trouble(struct hub_engine *e, struct hub_promotion *p, const char *actor, const struct report *rep, struct sb_error *err)
 {
-	if (p->attempt >= ATTEMPTS_MAX)
+	const struct sb_policy_edge *edge = sb_policy_edge_to(e->policy, p->stage);
+
+	if (!edge || p->attempt >= edge->retry.attempts)
 		return hub_promotion_step(e->pg, p, SB_PE_GAVE_UP, actor, rep->reason, err);
 	int r = hub_promotion_step(e->pg, p, SB_PE_RETRY, actor, rep->reason, err);
 	return r < 0 ? r : hub_order_again(e, p, err);

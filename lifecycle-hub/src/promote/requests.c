@@ -1,4 +1,4 @@
-/* What people ask: promote, rollback, approve, reject, abort, and merges into a stage's branch. A request is answered once, in the transaction that carries it
+/* What people ask: promote, rollback, approve, reject, abort, stop, resume, hold, release, and merges into a stage's branch. A request is answered once, in the transaction that carries it
  * out; a refused one says why. */
 #include <stdio.h>
 #include <string.h>
@@ -31,24 +31,50 @@ static int find_artifact(struct hub_engine *e, const struct request *q, const ch
 	return sb_format(out, 65, err, "%s", sb_pg_get(res, 0, 0));
 }
 
-/* No self-approval into a manual stage: who opened the pull request of the artifact may not be the one who lets it in. */
-static int not_own(struct hub_engine *e, const char *artifact, const char *stage, const char *person, struct sb_error *err)
+/* No self-approval: whoever opened the pull request of the artifact, or pushed it, may not be the one who lets it in. */
+static int not_own(struct hub_engine *e, const struct sb_policy_edge *edge, const char *artifact, const char *person, struct sb_error *err)
 {
-	const struct hub_stage *s = hub_stage_find(e->w->set, stage);
 	const char *param[] = { artifact, person };
 	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
 
-	if (!s || !s->promoted)
-		return sb_fail(err, SB_EREFUSED, "\"%s\" is not a stage that artifacts are promoted into", stage);
-	if (s->mode != HUB_MODE_MANUAL)
+	if (sb_policy_approvals(edge) == 0 || edge->approvals.self == SB_SELF_ALLOW)
 		return 0;
 	int r = sb_pg_exec(e->pg,
 		"SELECT 1 FROM lifecycle.artifact a LEFT JOIN lifecycle.pull_request p ON p.origin = a.origin AND p.merge_oid = a.commit_oid"
 		" LEFT JOIN lifecycle.push u ON u.origin = a.origin AND u.head IN (a.commit_oid, p.head_oid) WHERE a.id = $1 AND (p.author = $2 OR u.pusher = $2) LIMIT 1",
 		2, param, &res, err);
 	if (r == 0 && sb_pg_rows(res) > 0)
-		r = sb_fail(err, SB_EREFUSED, "%s made this change: somebody else must let it into %s", person, stage);
+		r = sb_fail(err, SB_EREFUSED, "%s made this change: somebody else must let it into %s", person, edge->to);
 	return r;
+}
+
+static bool may_approve(const struct hub_engine *e, const struct sb_policy_edge *edge, const char *person)
+{
+	const struct sb_policy_rule *rule = edge->approvals.rules.item;
+
+	for (size_t i = 0; i < edge->approvals.rules.count; i++) {
+		if (sb_policy_member(sb_policy_group_find(e->policy, rule[i].group), person))
+			return true;
+	}
+	return edge->approvals.rules.count == 0;
+}
+
+/* A decision is given for this artifact under this policy and for nothing else. A second one of the same person takes the place of the first. */
+static int vote(struct hub_engine *e, const struct sb_policy_edge *edge, const char *promotion, const char *artifact, const struct request *q, bool yes, struct sb_error *err)
+{
+	const char *param[] = { promotion, q->person, yes ? "approve" : "reject", q->reason, artifact, edge->digest };
+
+	return sb_pg_exec(e->pg,
+		"INSERT INTO lifecycle.approval (promotion, person, decision, reason, artifact, policy) VALUES ($1, $2, $3, $4, $5, $6)"
+		" ON CONFLICT (promotion, person) DO UPDATE SET decision = excluded.decision, reason = excluded.reason, artifact = excluded.artifact, policy = excluded.policy, at = now()",
+		6, param, NULL, err);
+}
+
+/* The edge into the stage that is asked for */
+static int edge_to(const struct hub_engine *e, const char *stage, const struct sb_policy_edge **ret, struct sb_error *err)
+{
+	*ret = sb_policy_edge_to(e->policy, stage);
+	return *ret ? 0 : sb_fail(err, SB_EREFUSED, "\"%s\" is not a stage that artifacts are promoted into", stage);
 }
 
 /* A person's promotion backwards holds automation; one forwards releases it. */
@@ -80,16 +106,23 @@ static int adopt(struct sb_pg *pg, const char *promotion, const char *kind, cons
 
 static int promote(struct hub_engine *e, const struct request *q, const char *kind, const char *fallback, char promotion[SB_ID_LEN + 1], struct sb_error *err)
 {
+	const struct sb_policy_edge *edge = NULL;
 	char artifact[65];
-	bool is_new = false;
+	bool is_new = false, counts = false;
 
-	int r = find_artifact(e, q, fallback, artifact, err);
+	int r = edge_to(e, q->stage, &edge, err);
 	if (r == 0)
-		r = not_own(e, artifact, q->stage, q->person, err);
+		r = find_artifact(e, q, fallback, artifact, err);
+	if (r == 0) {
+		counts = edge->approvals.request_counts && may_approve(e, edge, q->person);
+		r = edge->approvals.request_counts ? not_own(e, edge, artifact, q->person, err) : 0;
+	}
 	if (r == 0)
 		r = hub_promotion_create(e->pg, q->origin, artifact, q->stage, kind, q->person, q->reason, promotion, &is_new, err);
 	if (r == 0 && !is_new)
 		r = adopt(e->pg, promotion, kind, q, err);
+	if (r == 0 && counts && sb_policy_approvals(edge) > 0)
+		r = vote(e, edge, promotion, artifact, q, true, err);
 	if (r == 0)
 		r = set_hold(e, q, artifact, strcmp(kind, "rollback") == 0, err);
 	return r;
@@ -98,7 +131,7 @@ static int promote(struct hub_engine *e, const struct request *q, const char *ki
 static int decide(struct hub_engine *e, const struct request *q, struct sb_error *err)
 {
 	bool yes = strcmp(q->action, "approve") == 0;
-	const char *param[] = { q->promotion, q->person, yes ? "approve" : "reject", q->reason };
+	const struct sb_policy_edge *edge = NULL;
 	struct hub_promotion p;
 
 	int r = hub_promotion_load(e->pg, q->promotion, true, &p, err);
@@ -106,15 +139,46 @@ static int decide(struct hub_engine *e, const struct request *q, struct sb_error
 		return sb_fail(err, SB_EREFUSED, "no promotion has this id");
 	if (r == 0 && p.state != SB_P_PENDING && p.state != SB_P_GATED && p.state != SB_P_READY)
 		r = sb_fail(err, SB_EREFUSED, "it is %s: nothing waits for a decision", sb_promotion_state_name(p.state));
-	if (r == 0 && yes)
-		r = not_own(e, p.artifact, p.stage, q->person, err);
 	if (r == 0)
-		r = sb_pg_exec(e->pg,
-			"INSERT INTO lifecycle.approval (promotion, person, decision, reason) VALUES ($1, $2, $3, $4) ON CONFLICT (promotion, person) DO UPDATE SET decision = excluded.decision, reason = excluded.reason, at = now()",
-			4, param, NULL, err);
+		r = edge_to(e, p.stage, &edge, err);
+	if (r == 0 && yes)
+		r = not_own(e, edge, p.artifact, q->person, err);
+	if (r == 0 && yes && !may_approve(e, edge, q->person))
+		r = sb_fail(err, SB_EREFUSED, "%s is in none of the groups whose yes counts for %s", q->person, edge->edge);
+	if (r == 0)
+		r = vote(e, edge, p.id, p.artifact, q, yes, err);
 	if (r == 0 && !yes)
 		return hub_promotion_step(e->pg, &p, SB_PE_REJECTED, q->person, q->reason, err);
 	return r < 0 ? r : hub_audit(e->pg, q->person, "approved", q->promotion, "", "", q->reason, err);
+}
+
+/* stop and resume: nothing goes in, whoever asks. hold and release: automation does not. Each twice is once. */
+static int brake(struct hub_engine *e, const struct request *q, struct sb_error *err)
+{
+	static const struct { const char *action, *sql, *nothing; } brakes[] = {
+		{ "stop", "INSERT INTO lifecycle.stop (stage, origin, person, reason) VALUES ($1, $2, $3, $4) ON CONFLICT (stage, origin) DO UPDATE SET person = excluded.person, reason = excluded.reason", "" },
+		{ "resume", "DELETE FROM lifecycle.stop WHERE stage = $1 AND origin = $2 AND $3 = $3 AND $4 = $4", "there is no stop of exactly this stage and origin" },
+		{ "hold", "INSERT INTO lifecycle.hold (stage, origin, person, reason) VALUES ($1, $2, $3, $4) ON CONFLICT (stage, origin) DO UPDATE SET person = excluded.person, reason = excluded.reason", "" },
+		{ "release", "DELETE FROM lifecycle.hold WHERE stage = $1 AND origin = $2 AND $3 = $3 AND $4 = $4", "automation is not held for this stage and origin" },
+	};
+	const char *param[] = { q->stage, q->origin, q->person, q->reason };
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	const struct sb_policy_edge *edge = NULL;
+	char object[160];
+	size_t i = 0;
+
+	while (i + 1 < SB_COUNT(brakes) && strcmp(brakes[i].action, q->action) != 0)
+		i++;
+	int r = *q->stage ? edge_to(e, q->stage, &edge, err) : 0;
+	if (r == 0 && i >= 2 && (!*q->stage || !*q->origin))
+		r = sb_fail(err, SB_EREFUSED, "which stage and which origin?");
+	if (r == 0)
+		r = sb_pg_exec(e->pg, brakes[i].sql, 4, param, &res, err);
+	if (r == 0 && sb_pg_affected(res) == 0)
+		r = sb_fail(err, SB_EREFUSED, "%s", brakes[i].nothing);
+	if (r == 0)
+		r = sb_format(object, sizeof(object), err, "%s%s%s", *q->origin ? q->origin : "all origins", " into ", *q->stage ? q->stage : "all stages");
+	return r < 0 ? r : hub_audit(e->pg, q->person, q->action, object, "", "", q->reason, err);
 }
 
 static int stop(struct hub_engine *e, const struct request *q, struct sb_error *err)
@@ -145,6 +209,8 @@ static int carry_out(struct hub_engine *e, const struct request *q, char promoti
 		return promote(e, q, "rollback", last_good, promotion, err);
 	if (strcmp(q->action, "abort") == 0)
 		return stop(e, q, err);
+	if (strcmp(q->action, "stop") == 0 || strcmp(q->action, "resume") == 0 || strcmp(q->action, "hold") == 0 || strcmp(q->action, "release") == 0)
+		return brake(e, q, err);
 	if (strcmp(q->action, "merged") != 0)
 		return decide(e, q, err);
 	int r = sb_pg_exec(e->pg, hotfix_sql, 1, &q->artifact, &kind, err);

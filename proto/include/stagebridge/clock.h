@@ -16,6 +16,8 @@ int64_t sb_wall_us(void);
 void sb_time_format(char out[SB_TIME_LEN + 1], int64_t wall_ms);
 /** Exactly the form above; false on anything else. */
 bool sb_time_parse(const char *s, int64_t *ret_ms);
+/** What people type: that form, or without the milliseconds. */
+bool sb_time_parse_typed(const char *s, int64_t *ret_ms);
 
 /** Exponential back-off with full jitter: attempt 0,1,2... -> ms in [base/2, min(cap, base * 2^attempt)]. */
 int64_t sb_backoff_ms(unsigned attempt, int64_t base_ms, int64_t cap_ms);

@@ -111,6 +111,17 @@ bool sb_time_parse(const char *s, int64_t *ret_ms)
 	return true;
 }
 
+bool sb_time_parse_typed(const char *s, int64_t *ret_ms)
+{
+	char full[SB_TIME_LEN + 1];
+
+	if (strlen(s) != 20 || s[19] != 'Z')
+		return sb_time_parse(s, ret_ms);
+	memcpy(full, s, 19);
+	memcpy(full + 19, ".000Z", 6);
+	return sb_time_parse(full, ret_ms);
+}
+
 int64_t sb_backoff_ms(unsigned attempt, int64_t base_ms, int64_t cap_ms)
 {
 	int64_t base = base_ms < 1 ? 1 : base_ms;
