@@ -12,12 +12,12 @@ V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 
 # Debian and Ubuntu package names; `make deps` installs what is missing
-DEB_BUILD := gcc make pkg-config librdkafka-dev libgit2-dev libjansson-dev libsodium-dev libpq-dev libmicrohttpd-dev \
+DEB_BUILD := gcc make pkg-config librdkafka-dev libgit2-dev libjansson-dev libsodium-dev libssl-dev libpq-dev libmicrohttpd-dev \
   libcurl4-openssl-dev libsqlite3-dev libyaml-dev libzstd-dev libical-dev tzdata check git
 DEB_RUN   := postgresql postgresql-client jq curl python3 python3-venv python3-pip
 DEB_TEST  := kcat default-jdk-headless maven golang-go libclang-rt-dev
 
-PKGS      := rdkafka libgit2 jansson libsodium libpq libmicrohttpd libcurl sqlite3 yaml-0.1 libzstd libical
+PKGS      := rdkafka libgit2 jansson libsodium libcrypto libpq libmicrohttpd libcurl sqlite3 yaml-0.1 libzstd libical
 TEST_PKGS := check
 NOBUILD   := clean distclean help lint format format-check deps deps-quiet demo test bench
 ifneq ($(filter-out $(NOBUILD),$(or $(MAKECMDGOALS),all)),)

@@ -24,6 +24,7 @@ only '\bMHD_' '^proto/src/io/http'
 only '\bcurl_(easy|multi|slist)' '^proto/src/io/http'
 only '\bsqlite3_' '^proto/src/io/db'
 only '\byaml_[a-z]+_' '^proto/src/io/settings|^proto/src/io/yaml|^broker-agent/src/dataset/policy|^proto/include/stagebridge/yaml'
+only '\bEVP_' '^proto/src/base/hash'
 only '\bZSTD_' '^proto/src/wire/carrier'
 only '\bical(time|recur|error)[a-z]*_' '^proto/src/io/window'
 grep -nE 'include <(librdkafka|git2|libpq-fe|microhttpd|curl|sqlite3)' proto/include/stagebridge/*.h && fail "third-party header in a public header"

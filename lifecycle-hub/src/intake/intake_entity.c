@@ -100,18 +100,6 @@ static int read_positions(struct entity_job *job, struct sb_error *err)
 	return r;
 }
 
-static int read_incarnation(struct entity_job *job, struct sb_error *err)
-{
-	struct sb_batch_reader *reader = NULL;
-
-	int r = sb_batch_open(&reader, job->in->now->rec.value, job->in->now->rec.value_len, err);
-	if (r < 0)
-		return r;
-	job->incarnation = sb_batch_shape(reader)->incarnation;
-	sb_batch_close(reader);
-	return 0;
-}
-
 /* True when changes before this record are missing. Only what names its positions can be judged. */
 static bool positions_gap(const struct entity_job *job)
 {
@@ -328,7 +316,7 @@ static int judge_order(struct entity_job *job, struct sb_error *err)
 	}
 	r = read_positions(job, err);
 	if (r == 0 && batch)
-		r = read_incarnation(job, err);
+		job->incarnation = job->what.incarnation;
 	if (r == 0 && batch && job->stream->known && job->incarnation < job->stream->incarnation)
 		return refuse(job, "zombie", "an older incarnation of the source speaks", err);
 	return r < 0 ? r : go(job, verdict, err);

@@ -28,7 +28,7 @@ static int type_of_stream(struct hub_entity *ret, const char *stream, struct sb_
 	return 0;
 }
 
-static int type_of_batch(const struct sb_record *rec, char type[SB_TYPE_MAX + 1], struct sb_error *err)
+static int type_of_batch(struct hub_entity *ret, const struct sb_record *rec, char type[SB_TYPE_MAX + 1], struct sb_error *err)
 {
 	struct sb_batch_reader *reader = NULL;
 
@@ -36,6 +36,7 @@ static int type_of_batch(const struct sb_record *rec, char type[SB_TYPE_MAX + 1]
 	if (r < 0)
 		return r;
 	(void)snprintf(type, SB_TYPE_MAX + 1, "%s", sb_batch_shape(reader)->type); /* the same array size */
+	ret->incarnation = sb_batch_shape(reader)->incarnation;
 	sb_batch_close(reader);
 	return 0;
 }
@@ -59,7 +60,7 @@ int hub_entity_judge(
 	*ret = (struct hub_entity){ 0 };
 	int r = type_of_stream(ret, meta->stream, err);
 	if (r == 0)
-		r = batch ? type_of_batch(rec, type, err) : type_of_marker(ret, rec, type, err);
+		r = batch ? type_of_batch(ret, rec, type, err) : type_of_marker(ret, rec, type, err);
 	if (r == 0 && strcmp(type, ret->type) != 0)
 		r = sb_fail(err, SB_EPROTO, "value is of another type than stream \"%s\"", meta->stream);
 	if (r == 0 && ret->snapshot != (meta->event != SB_EV_ENTITY_CHANGED && meta->event != SB_EV_ENTITY_DESCRIBED))

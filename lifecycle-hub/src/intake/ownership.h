@@ -9,6 +9,7 @@ struct hub_entity {
 	char type[SB_TYPE_MAX + 1];
 	bool snapshot;               /* stream "snapshot/<type>"; else "entity/<type>" */
 	json_t *body;                /* entity.described, snapshot.begun, snapshot.ended: the parsed value, owned; else NULL */
+	uint64_t incarnation;        /* of a batch; else 0 */
 	const struct hub_type *rule; /* of the settings */
 };
 void hub_entity_release(struct hub_entity *e);

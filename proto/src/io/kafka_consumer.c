@@ -5,6 +5,7 @@
  * Owns: the handle, the queue, one topic object per assigned topic, the wake descriptor. A returned record owns its librdkafka message
  * until sb_inrecord_release.
  * librdkafka keeps silent for ever about a topic that does not exist, so an idle consumer asks for its topics itself now and then.
+ * librdkafka before 2.2 looks at a queue that was full only once a second, so a reader of a backlog gives it something to wake up for: see nudge().
  * Pausing stops the partition and drops what was fetched; resuming starts it at the next offset the caller has not seen: librdkafka 2.0.2 has
  * lost its place around its own pause and resume. */
 #include <inttypes.h>
@@ -20,6 +21,7 @@
 #define FIRST_CHECK_MS 3000   /* topics that bring nothing are looked up: soon after they were assigned, */
 #define NEXT_CHECK_MS 30000   /* then now and then */
 #define CHECK_TIMEOUT_MS 500
+#define NUDGE_TIMEOUT_MS 100
 
 struct part {
 	char name[SB_TOPIC_MAX];
@@ -35,6 +37,7 @@ struct sb_consumer {
 	struct part *part;
 	size_t n_parts;
 	bool busy;         /* something came since the last look at the clock */
+	uint64_t nudge_bytes, taken_bytes; /* nudged after so many; taken since the last time */
 	int64_t check_at;
 };
 
@@ -87,6 +90,7 @@ int sb_consumer_new(struct sb_consumer **ret, const struct sb_kafka_conf *conf, 
 	if (!c)
 		return sb_fail_nomem(err);
 	c->fd = -1;
+	c->nudge_bytes = (conf->queue_bytes ? conf->queue_bytes : SB_KAFKA_QUEUE_BYTES) / 4;
 	int rc = consumer_conf(&rkc, conf, err);
 	if (rc)
 		goto out;
@@ -292,6 +296,20 @@ static int check_topics(struct sb_consumer *c, struct sb_error *err)
 	return rc;
 }
 
+/* Any answer from the partition's leader makes librdkafka look at its full queue again; without one it sleeps for up to a second. One round trip for a quarter of
+ * the queue costs little, and a broker that does not answer has nothing to fetch either. (fetch.queue.backoff.ms, since 2.2, would do the same.) */
+static void nudge(struct sb_consumer *c, const struct part *part, size_t taken)
+{
+	int64_t low, high;
+
+	c->taken_bytes += taken;
+	if (c->taken_bytes < c->nudge_bytes)
+		return;
+	c->taken_bytes = 0;
+	if (rd_kafka_queue_length(c->queue) > 0)
+		(void)rd_kafka_query_watermark_offsets(c->rk, part->name, 0, &low, &high, NUDGE_TIMEOUT_MS); /* for its answer's sake */
+}
+
 int sb_consumer_poll(struct sb_consumer *c, int timeout_ms, struct sb_inrecord *ret, struct sb_error *err)
 {
 	int64_t deadline = sb_mono_ms() + timeout_ms;
@@ -319,6 +337,7 @@ int sb_consumer_poll(struct sb_consumer *c, int timeout_ms, struct sb_inrecord *
 		}
 		part->next = m->offset + 1;
 		c->busy = true;
+		nudge(c, part, m->len);
 		read_record(ret, m);
 		return 1;
 	}

@@ -10,6 +10,7 @@
 #include <sodium.h>
 
 #include "record_body.h"
+#include "stagebridge/hash.h"
 
 #define SIG_BASE64_SIZE sodium_base64_ENCODED_LEN(64, sodium_base64_VARIANT_ORIGINAL)
 
@@ -173,7 +174,7 @@ void sb_body_record(struct sb_body *b, const struct sb_record *rec)
 	sb_body_netstring(b, "data");
 	if (rec->value) {
 		uint8_t h[32];
-		crypto_hash_sha256(h, rec->value, rec->value_len);
+		sb_sha256(h, rec->value, rec->value_len);
 		sb_hex(hash, h, sizeof(h));
 		sb_body_netstring(b, hash);
 	} else {
