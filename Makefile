@@ -153,7 +153,7 @@ check-component: all $(COMPONENT)
 test:
 	@tests/run.sh
 
-# figures into build/bench/results.jsonl, page docs/benchmarks.md; ONLY=entities.latency for one
+# figures into build/bench/results.jsonl, page docs/benchmarks.md; ONLY=entities.latency for one, ARGS='--runs=1 --peers=none' (bench.py --help)
 bench: deps-quiet
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@SB_BUILD='$(abspath $(BUILD))' python3 tests/bench/bench.py $(if $(ONLY),--only '$(ONLY)') $(ARGS)

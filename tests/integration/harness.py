@@ -131,7 +131,7 @@ class Platform:
     """`brokers`: "kafka" (real, one per stage) or "mock" (in process). `forge`: "gitea" or "bare"."""
 
     def __init__(self, brokers="kafka", forge="bare", stages=None, sources=None, types=None, datasets=None, modes=None, origins=("model",), extra_agent=None,
-                 replicas=()):
+                 replicas=(), postgres=()):
         self.dir = tempfile.mkdtemp(prefix="sb-it-")
         os.chmod(self.dir, 0o755)
         self.kind, self.forge_kind = brokers, forge
@@ -143,6 +143,7 @@ class Platform:
         self.origins = list(origins)
         self.extra_agent = extra_agent or {}  # stage -> dict merged into the agent's settings
         self.replicas = set(replicas)
+        self.postgres = list(postgres)      # settings of the server, key=value
         self.brokers, self.agents, self.hub = {}, {}, None
         self.mock = None
         self.gitea = None
@@ -202,7 +203,7 @@ class Platform:
             parallel(*[lambda s=s: self.brokers.__setitem__(s, service("kafka", "start", self.path("kafka-" + s), 0)) for s in self.stages[i:i + 2]])
 
     def _start_postgres(self):
-        service("postgres", "start", self.path("pg"))
+        service("postgres", "start", self.path("pg"), *self.postgres)
         for db in self.stages + ["hub_" + TENANT]:
             self.psql("postgres", f'CREATE DATABASE "{db}"')
 

@@ -3,8 +3,11 @@
  * number that it shows, every poll interval, and notes when each number was first seen. Each thread owns its connection; they
  * share two arrays of times, each written by one thread, and the count of the rows written. Prints one JSON object.
  *
- * The writer keeps to its schedule: a late commit does not delay the ones after it more than it must, and the rate that was
- * reached is printed. */
+ * The writer keeps to its schedule: a late commit does not delay the ones after it more than it must. The rate that was
+ * reached and how late the writer sent its rows are printed, so that a load that was not the one asked for shows.
+ *
+ * Both statements are prepared: neither the source nor the view is kept busy with planning, and what one question costs the
+ * machine is printed beside how many were asked. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,9 +28,12 @@ struct probe {
 	int64_t first;               /* number before the first one written */
 	uint64_t rate, total;
 	int64_t *committed, *seen; /* microseconds, by number - first - 1 */
+	int64_t *behind;           /* how long after its time the row was sent, same index */
 	_Atomic uint64_t written;
 	_Atomic bool ended;
 	int64_t began, took;
+	uint64_t asked; /* questions to the view, and the time they took */
+	int64_t asking;
 	struct sb_error err;
 	int result;
 };
@@ -40,19 +46,33 @@ static void nap_us(int64_t us)
 		(void)nanosleep(&ts, NULL); /* an early wake-up only asks earlier */
 }
 
+/* Opens a connection and prepares the statement in it, with or without a parameter, planned once. */
+static int open_prepared(struct sb_pg **ret, const char *dsn, const char *name, const char *parameters, const char *sql, struct sb_error *err)
+{
+	char *prepare = sb_asprintf("SET plan_cache_mode = force_generic_plan; PREPARE probe%s AS %s", parameters, sql);
+
+	if (!prepare)
+		return sb_fail_nomem(err);
+	int r = sb_pg_open(ret, dsn, name, err);
+	if (r == 0)
+		r = sb_pg_script(*ret, prepare, err);
+	free(prepare);
+	return r;
+}
+
 static int write_rows(struct probe *p)
 {
-	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
 	struct sb_pg *pg = NULL;
-	char number[24];
-	const char *param[] = { number };
+	char execute[64];
 
-	int r = sb_pg_open(&pg, p->source, "latency-writer", &p->err);
+	int r = open_prepared(&pg, p->source, "latency-writer", "(bigint)", p->insert, &p->err);
 	p->began = sb_mono_us();
 	for (uint64_t i = 0; r == 0 && i < p->total; i++) {
-		nap_us(p->began + (int64_t)(i * US / p->rate) - sb_mono_us());
-		(void)snprintf(number, sizeof(number), "%" PRId64, p->first + (int64_t)i + 1); /* 20 characters at most */
-		r = sb_pg_exec(pg, p->insert, 1, param, NULL, &p->err);
+		int64_t due = p->began + (int64_t)(i * US / p->rate);
+		nap_us(due - sb_mono_us());
+		p->behind[i] = sb_mono_us() - due;
+		(void)snprintf(execute, sizeof(execute), "EXECUTE probe(%" PRId64 ")", p->first + (int64_t)i + 1); /* 40 characters at most */
+		r = sb_pg_exec(pg, execute, 0, NULL, NULL, &p->err);
 		p->committed[i] = sb_mono_us();
 		if (r == 0)
 			atomic_store(&p->written, i + 1);
@@ -71,26 +91,28 @@ static void *writer(void *user)
 	return NULL;
 }
 
-static int highest(struct sb_pg *pg, const char *sql, int64_t *ret, struct sb_error *err)
+static int highest(struct sb_pg *pg, int64_t *ret, struct sb_error *err)
 {
 	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
 
-	int r = sb_pg_exec(pg, sql, 0, NULL, &res, err);
+	int r = sb_pg_exec(pg, "EXECUTE probe", 0, NULL, &res, err);
 	if (r == 0)
 		*ret = sb_pg_rows(res) ? sb_pg_get_i64(res, 0, 0) : 0;
 	return r;
 }
 
-static int watch(struct probe *p, struct sb_pg *pg, const char *sql, int64_t poll_us, struct sb_error *err)
+static int watch(struct probe *p, struct sb_pg *pg, int64_t poll_us, struct sb_error *err)
 {
 	int64_t shown = p->first, now = 0, deadline = 0;
 
 	while (shown < p->first + (int64_t)p->total) {
 		int64_t asked = sb_mono_us();
-		int r = highest(pg, sql, &now, err);
+		int r = highest(pg, &now, err);
 		if (r < 0)
 			return r;
 		int64_t at = sb_mono_us();
+		p->asked++;
+		p->asking += at - asked;
 		for (; shown < now && shown < p->first + (int64_t)p->total; shown++)
 			p->seen[shown - p->first] = at;
 		if (atomic_load(&p->ended)) {
@@ -127,10 +149,12 @@ static void print(struct probe *p)
 	for (uint64_t i = 0; i < p->total; i++)
 		late[i] = p->seen[i] > p->committed[i] ? p->seen[i] - p->committed[i] : 0;
 	qsort(late, p->total, sizeof(*late), by_value);
-	printf("{\"rows\": %" PRIu64
-	       ", \"rate\": %.1f, \"p50_ms\": %.3f, \"p90_ms\": %.3f, \"p99_ms\": %.3f, \"p999_ms\": %.3f, \"max_ms\": %.3f}\n",
-		p->total, (double)p->total * US / (double)p->took, quantile_ms(late, p->total, 500), quantile_ms(late, p->total, 900),
-		quantile_ms(late, p->total, 990), quantile_ms(late, p->total, 999), (double)late[p->total - 1] / 1000.0);
+	qsort(p->behind, p->total, sizeof(*p->behind), by_value);
+	printf("{\"rows\": %" PRIu64 ", \"rate\": %.1f, \"p50_ms\": %.3f, \"p95_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f, ", p->total,
+		(double)(p->total > 1 ? p->total - 1 : 1) * US / (double)p->took, quantile_ms(late, p->total, 500), quantile_ms(late, p->total, 950), quantile_ms(late, p->total, 990),
+		(double)late[p->total - 1] / 1000.0);
+	printf("\"behind_p99_ms\": %.3f, \"behind_max_ms\": %.3f, \"asked\": %" PRIu64 ", \"ask_us\": %.1f}\n", quantile_ms(p->behind, p->total, 990),
+		(double)p->behind[p->total - 1] / 1000.0, p->asked, (double)p->asking / (double)p->asked);
 }
 
 static int measure(struct probe *p, const char *view, const char *sql, int64_t poll_us, struct sb_error *err)
@@ -138,13 +162,13 @@ static int measure(struct probe *p, const char *view, const char *sql, int64_t p
 	struct sb_pg *pg = NULL;
 	pthread_t thread;
 
-	int r = sb_pg_open(&pg, view, "latency-reader", err);
+	int r = open_prepared(&pg, view, "latency-reader", "", sql, err);
 	if (r == 0)
-		r = highest(pg, sql, &p->first, err);
+		r = highest(pg, &p->first, err);
 	if (r == 0 && pthread_create(&thread, NULL, writer, p) != 0)
 		r = sb_fail(err, SB_EIO, "cannot start a thread");
 	else if (r == 0) {
-		r = watch(p, pg, sql, poll_us, err);
+		r = watch(p, pg, poll_us, err);
 		(void)pthread_join(thread, NULL); /* joinable and joined once: cannot fail */
 		if (r == 0 && p->result < 0) {
 			*err = p->err;
@@ -170,11 +194,13 @@ static int run(char **argv, struct sb_error *err)
 	p.total = p.rate * seconds;
 	p.committed = calloc(p.total, sizeof(*p.committed));
 	p.seen = calloc(p.total, sizeof(*p.seen));
-	r = p.committed && p.seen ? measure(&p, argv[2], argv[4], (int64_t)poll_us, err) : sb_fail_nomem(err);
+	p.behind = calloc(p.total, sizeof(*p.behind));
+	r = p.committed && p.seen && p.behind ? measure(&p, argv[2], argv[4], (int64_t)poll_us, err) : sb_fail_nomem(err);
 	if (r == 0)
 		print(&p);
 	free(p.committed);
 	free(p.seen);
+	free(p.behind);
 	return r;
 }
 
