@@ -53,11 +53,11 @@ START_TEST(test_every_day)
 		int64_t ms = 0;
 		struct tm tm;
 		gmtime_r(&seconds, &tm);
-		ck_assert_uint_gt(strftime(want, sizeof(want), "%Y-%m-%dT%H:%M:%S.000Z", &tm), 0);
-		ck_assert(sb_time_parse(want, &ms));
-		ck_assert_int_eq(ms, (int64_t)seconds * 1000);
+		/* an assertion is written to a pipe: one for each of 180,000 days would take seconds */
+		bool right = strftime(want, sizeof(want), "%Y-%m-%dT%H:%M:%S.000Z", &tm) > 0 && sb_time_parse(want, &ms) && ms == (int64_t)seconds * 1000;
 		sb_time_format(text, ms);
-		ck_assert_str_eq(text, want);
+		if (!right || strcmp(text, want) != 0)
+			ck_abort_msg("%s is read as %jd and written as %s", want, (intmax_t)ms, text);
 	}
 }
 END_TEST
