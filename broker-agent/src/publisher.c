@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "source.h"
+#include "stagebridge/clock.h"
 
 #define STREAMS_MAX 1024 /* two for each of the 500 types of a source */
 
@@ -35,6 +36,7 @@ struct agent_publisher {
 	uint64_t first, next;    /* tags of the ring's oldest entry and of the next record */
 	size_t bytes;
 	uint64_t safe;
+	int64_t committed_ms;    /* of the next record; 0 not said */
 	struct sb_record rec;    /* large: not for the stack */
 	struct entry ring[AGENT_PUBLISHER_RECORDS];
 };
@@ -151,6 +153,22 @@ static int set_positions(struct sb_record *rec, const struct sb_position *from, 
 	return r;
 }
 
+void agent_publisher_committed(struct agent_publisher *p, int64_t wall_ms)
+{
+	p->committed_ms = wall_ms;
+}
+
+static int set_committed(struct agent_publisher *p, struct sb_error *err)
+{
+	char text[SB_TIME_LEN + 1];
+
+	if (p->committed_ms <= 0)
+		return 0;
+	sb_time_format(text, p->committed_ms);
+	p->committed_ms = 0;
+	return sb_record_set(&p->rec, "sbcommit", text, err);
+}
+
 int agent_publisher_send(struct agent_publisher *p, const char *stream, enum sb_event event, const char *key, const char *content_type,
 	const struct sb_position *from, const struct sb_position *to, unsigned count, const void *value, size_t n, struct sb_error *err)
 {
@@ -168,6 +186,8 @@ int agent_publisher_send(struct agent_publisher *p, const char *stream, enum sb_
 	p->rec.value = value;
 	p->rec.value_len = n;
 	r = set_positions(&p->rec, from, to, count, err);
+	if (r == 0)
+		r = set_committed(p, err);
 	if (r == 0)
 		r = sb_stream_stamp(&so, &p->rec, event, key, content_type, p->a->identity, err);
 	if (r == 0)

@@ -22,6 +22,8 @@ void agent_publisher_free(struct agent_publisher *p);
  * SB_EAGAIN: full, poll until it is not. SB_EKAFKA: broken. */
 int agent_publisher_send(struct agent_publisher *p, const char *stream, enum sb_event event, const char *key, const char *content_type,
 	const struct sb_position *from, const struct sb_position *to, unsigned count, const void *value, size_t n, struct sb_error *err) SB_MUSTCHECK;
+/** When the newest change of the next record was committed at its source (attribute sbcommit); only the next. */
+void agent_publisher_committed(struct agent_publisher *p, int64_t wall_ms);
 bool agent_publisher_full(const struct agent_publisher *p);
 /** Every record sent so far must be acknowledged before a mark counts: remembers lsn after the records sent so far. */
 void agent_publisher_mark(struct agent_publisher *p, uint64_t lsn);

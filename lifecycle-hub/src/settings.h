@@ -19,8 +19,12 @@ struct hub_type {                /* ownership and read-only copies of an entity 
 	char *type;
 	char *owner;                 /* stage */
 	struct sb_strings subscribers;
+	char *history;               /* "false", "true", or how long versions are kept: see hub_type_history() */
 	bool public_down;            /* may be copied to a stage earlier than its owner */
 };
+
+/** What `history` asks for: ret_keep_ms 0: for ever. SB_ECONFIG when it is neither true, false nor a duration of at least an hour. */
+int hub_type_history(const struct hub_type *t, bool *ret_on, int64_t *ret_keep_ms, struct sb_error *err) SB_MUSTCHECK;
 
 struct hub_dataset { char *dataset; char *from; struct sb_strings to; };   /* allowed data edges */
 

@@ -145,6 +145,44 @@ static int check_subscribers(const struct check *c, size_t i, const struct hub_t
 	return 0;
 }
 
+int hub_type_history(const struct hub_type *t, bool *ret_on, int64_t *ret_keep_ms, struct sb_error *err)
+{
+	*ret_keep_ms = 0;
+	*ret_on = strcmp(t->history, "false") != 0;
+	if (!*ret_on || strcmp(t->history, "true") == 0)
+		return 0;
+	if (sb_parse_duration_ms(t->history, "history", ret_keep_ms, NULL) < 0 || *ret_keep_ms < 3600 * 1000)
+		return sb_fail(err, SB_ECONFIG, "history is \"%s\": expected true, false, or a duration of at least 1h such as 90d", t->history);
+	return 0;
+}
+
+/* The view of versions is named <type>_history beside the type's own */
+static int check_history(const struct check *c, size_t i, const struct hub_type *type)
+{
+	const struct hub_type *other = c->tenant->types.item;
+	size_t n = strlen(type->type);
+	int64_t keep_ms;
+	bool on;
+
+	struct sb_error why = SB_ERROR_INIT;
+	if (hub_type_history(type, &on, &keep_ms, &why) < 0) {
+		(void)sb_fail(c->err, SB_ECONFIG, "tenants[%zu].types[%zu].%s", c->at, i, why.msg);
+		return refuse(c, type->history, 1);
+	}
+	for (size_t k = 0; on && k < c->tenant->types.count; k++) {
+		if (strncmp(other[k].type, type->type, n) == 0 && strcmp(other[k].type + n, "_history") == 0 && strcmp(other[k].owner, type->owner) == 0) {
+			(void)sb_fail(c->err, SB_ECONFIG, "tenants[%zu].types[%zu].history: its view would be named \"%s\", which is a type of its own", c->at, i,
+				other[k].type);
+			return refuse(c, type->type, 1);
+		}
+	}
+	if (on && n + sizeof("_history") - 1 > SB_TYPE_MAX) {
+		(void)sb_fail(c->err, SB_ECONFIG, "tenants[%zu].types[%zu].history: the name of the type is too long for a view \"<type>_history\"", c->at, i);
+		return refuse(c, type->type, 1);
+	}
+	return 0;
+}
+
 static int check_types(const struct check *c)
 {
 	const struct hub_type *type = c->tenant->types.item;
@@ -161,6 +199,8 @@ static int check_types(const struct check *c)
 			}
 		}
 		r = check_subscribers(c, i, &type[i]);
+		if (r == 0)
+			r = check_history(c, i, &type[i]);
 	}
 	return r;
 }

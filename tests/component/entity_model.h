@@ -20,7 +20,7 @@ struct model {
 	json_t *columns;              /* type -> [names] of the last shape */
 	json_t *described;            /* type -> the last description */
 	struct { char source[SB_SOURCE_MAX]; struct sb_stream_in in; bool known; struct sb_position to; uint64_t incarnation; } stream[MODEL_STREAMS];
-	unsigned n_streams, records, sessions, begun, ended, descriptions;
+	unsigned n_streams, records, sessions, begun, ended, descriptions, committed;
 	uint64_t changes[128];        /* by op */
 };
 
@@ -130,6 +130,7 @@ static inline void take_batch(struct model *m, const struct sb_inrecord *ir, con
 	if (meta->event == SB_EV_ENTITY_CHANGED) {
 		fix_ok(sb_position_parse(sb_record_get(&ir->rec, "sbfrom"), &from, &err), err);
 		fix_ok(sb_position_parse(sb_record_get(&ir->rec, "sbto"), &to, &err), err);
+		m->committed += sb_record_get(&ir->rec, "sbcommit") != NULL;
 		ck_assert_int_lt(sb_position_cmp(from, to), 0);
 		if (m->stream[at].incarnation == shape->incarnation)
 			ck_assert_msg(sb_position_cmp(from, m->stream[at].to) <= 0, "a gap: %s begins at %" PRIX64 ".%u, had %" PRIX64 ".%u", meta->source, from.lsn,

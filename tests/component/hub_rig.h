@@ -105,7 +105,7 @@ static inline void rig_config(struct rig *rig, char path[TEST_PATH_MAX], const c
 			    "    types:\n"
 			    "      - { type: experiment, owner: dev, subscribers: [train] }\n"
 			    "      - { type: card, owner: prod, subscribers: [dev], public_down: true }\n"
-			    "      - { type: secret, owner: dev }\n"
+			    "      - { type: secret, owner: dev, history: 90d }\n"
 			    "    datasets:\n"
 			    "      - { dataset: customers, from: prod, to: [train] }\n"
 			    "    forge: { kind: bare, path: forge }\n"

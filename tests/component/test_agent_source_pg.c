@@ -272,6 +272,7 @@ START_TEST(snapshot_and_stream)
 	sql(&g, "TRUNCATE app.item, app.lot; INSERT INTO app.item VALUES (1, 'after')");
 	ck_assert(pull_until(&g, all_equal, 10000));
 	ck_assert_uint_eq(g.m.changes['t'], 2);
+	ck_assert_uint_gt(g.m.committed, 3);
 	rig_free(&g);
 }
 END_TEST

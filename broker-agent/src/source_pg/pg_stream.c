@@ -30,6 +30,7 @@ int pgsrc_batch_close(struct pgsrc *s, struct pgsrc_type *t, struct sb_position 
 	if (count > 0) {
 		r = pgsrc_wait_room(s, err);
 		const void *value = sb_batch_value(t->batch, &n);
+		agent_publisher_committed(s->pub, s->commit_ms);
 		if (r == 0)
 			r = agent_publisher_send(s->pub, t->stream, SB_EV_ENTITY_CHANGED, t->conf->type, SB_BATCH_CONTENT_TYPE, &t->from, &to, count, value, n, err);
 		if (r < 0)
@@ -264,6 +265,7 @@ int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err
 			return sb_fail(err, SB_EPROTO, "a transaction within a transaction");
 		s->in_tx = true;
 		s->commit_lsn = m.lsn;
+		s->commit_ms = m.commit_us / 1000;
 		s->seq = 1;
 		return 0;
 	case 'C':

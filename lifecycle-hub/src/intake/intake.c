@@ -302,6 +302,9 @@ static int intake_run(struct intake *in, struct sb_error *err)
 	struct sb_inrecord rec;
 
 	while (!sb_lane_stopping(in->lane)) {
+		int pruned = intake_history_prune(in, err);
+		if (pruned < 0)
+			return pruned;
 		int r = in->polled < 0 ? in->polled : sb_consumer_poll(in->consumer, 0, &rec, err);
 		if (in->polled < 0 && err)
 			*err = in->poll_err;
@@ -338,6 +341,8 @@ static int settings_changed(struct intake *in, struct sb_error *err)
 
 	if (r == 0)
 		r = hub_fence(in->pg, sb_lane_name(in->lane), in->generation, err);
+	if (r == 0)
+		r = intake_history_set(in, err);
 	if (r == 0)
 		r = intake_owned_again(in, err);
 	if (r == 0)

@@ -56,6 +56,7 @@ struct intake {
 	struct sb_error poll_err; /* of the poll that ended the last batch, when it failed */
 	bool wake_git, wake_engine, wake_courier;
 	uint64_t batch_records, batch_bytes;
+	int64_t prune_ms; /* when versions are to be pruned next */
 	struct sb_metric *m_records, *m_rows, *m_duplicates, *m_commits, *m_commit_seconds, *m_lag;
 };
 
@@ -76,6 +77,12 @@ int intake_entity(struct intake *in, const struct sb_meta *meta, struct sb_error
 int intake_resync(struct intake *in, const char *type, const char *reason, bool again, struct sb_error *err) SB_MUSTCHECK;
 /** At the start: a resync of every type that was refused before and that the settings now give to this stage. Inside a transaction. */
 int intake_owned_again(struct intake *in, struct sb_error *err) SB_MUSTCHECK;
+
+/* intake_history.c */
+/** Switches the history of the stage's types on or off as the settings say. Inside a transaction. */
+int intake_history_set(struct intake *in, struct sb_error *err) SB_MUSTCHECK;
+/** Removes versions that are older than the settings keep them, when it is time; a transaction of its own. */
+int intake_history_prune(struct intake *in, struct sb_error *err) SB_MUSTCHECK;
 
 /* intake.c */
 typedef int (*intake_fn)(void *user, struct sb_error *err);

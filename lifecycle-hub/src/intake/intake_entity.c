@@ -16,6 +16,7 @@
 
 #define ATTR_FROM "sbfrom"
 #define ATTR_TO   "sbto"
+#define ATTR_COMMIT "sbcommit"
 
 struct entity_job {
 	struct intake *in;
@@ -126,6 +127,18 @@ static int on_row_refused(void *user, const struct sb_shape *shape, const struct
 	return hub_quarantine(job->in->pg, job->in->now, &why, &err);
 }
 
+/* For types with history: changes hold since their commit; of sources that do not tell it, since the record was signed */
+static int tell_when(struct entity_job *job, struct sb_error *err)
+{
+	const char *committed = sb_record_get(&job->in->now->rec, ATTR_COMMIT);
+	struct sb_entity_when when = { .ms = job->meta->time_ms, .incarnation = job->incarnation, .until = job->to, .snapshot = job->what.snapshot };
+
+	if (committed && !sb_time_parse(committed, &when.ms))
+		return sb_fail(err, SB_EPROTO, "%s is not a time", ATTR_COMMIT);
+	sb_entity_when(job->in->tables, &when);
+	return 0;
+}
+
 static int apply(struct entity_job *job, struct sb_error *err)
 {
 	struct intake *in = job->in;
@@ -137,6 +150,8 @@ static int apply(struct entity_job *job, struct sb_error *err)
 		done = job->stream->position;
 	if (!in->tables)
 		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = tell_when(job, err);
 	if (r == 0)
 		r = sb_entity_apply(in->tables, in->now->rec.value, in->now->rec.value_len, done, on_row_refused, job, &stats, err);
 	if (r == 0)
@@ -183,6 +198,8 @@ static int begun(struct entity_job *job, struct sb_error *err)
 		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
 	if (r == 0)
 		r = intake_fields(job->what.body, f, SB_COUNT(f), err);
+	if (r == 0)
+		r = tell_when(job, err);
 	if (r == 0)
 		r = sb_entity_snapshot_begun(in->tables, job->what.type, err);
 	if (r < 0)
@@ -233,6 +250,8 @@ static int ended(struct entity_job *job, struct sb_error *err)
 		return intake_resync(in, job->what.type, "a snapshot ended of which records are missing", true, err);
 	if (!in->tables)
 		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = tell_when(job, err);
 	if (r == 0)
 		r = sb_entity_snapshot_ended(in->tables, job->what.type, (uint64_t)incarnation, lsn, &swept, err);
 	const char *param[] = { in->stage->name, job->what.type };

@@ -164,32 +164,89 @@ static int flush_position(struct intake *in, int i, struct sb_error *err)
 	return r;
 }
 
-/* True when the view has everything that the agent had sent when it beat */
-static bool heads_reached(const struct intake *in)
+static bool head_reached(const struct intake *in, const json_t *head)
+{
+	const char *source = json_string_value(json_object_get(head, "source"));
+	uint64_t session = (uint64_t)json_integer_value(json_object_get(head, "session"));
+	uint64_t sequence = (uint64_t)json_integer_value(json_object_get(head, "sequence"));
+	const struct intake_stream *s = source ? intake_stream_find(in, source) : NULL;
+
+	return s && (s->in.session > session || (s->in.session == session && s->in.sequence >= sequence));
+}
+
+/* The type whose changes or snapshot the stream carries; NULL: another kind of stream */
+static const char *type_of_head(const json_t *head)
+{
+	const char *source = json_string_value(json_object_get(head, "source"));
+	const char *stream = source ? strstr(source, "/agent/") : NULL;
+	const char *slash = stream ? strchr(stream + 7, '/') : NULL;
+
+	if (!slash || (strncmp(stream + 7, "entity/", 7) != 0 && strncmp(stream + 7, "snapshot/", 9) != 0))
+		return NULL;
+	return slash + 1;
+}
+
+static bool type_waits(const struct intake *in, const char *type)
 {
 	size_t i;
 	const json_t *head;
 
 	json_array_foreach(in->heads, i, head)
 	{
-		const char *source = json_string_value(json_object_get(head, "source"));
-		uint64_t session = (uint64_t)json_integer_value(json_object_get(head, "session"));
-		uint64_t sequence = (uint64_t)json_integer_value(json_object_get(head, "sequence"));
-		const struct intake_stream *s = source ? intake_stream_find(in, source) : NULL;
-		if (!s || s->in.session < session || (s->in.session == session && s->in.sequence < sequence))
-			return false;
+		const char *other = type_of_head(head);
+		if (other && strcmp(other, type) == 0)
+			return true;
 	}
-	return true;
+	return false;
+}
+
+/* Takes the heads that are reached off the list; their types, as far as nothing else of them is waited for, go into the array literal */
+static int heads_take(struct intake *in, struct sb_buf *types, struct sb_error *err)
+{
+	json_auto_t *reached = json_array();
+	const json_t *head;
+	size_t i = 0;
+
+	while ((head = json_array_get(in->heads, i)) != NULL) {
+		if (!head_reached(in, head)) {
+			i++;
+			continue;
+		}
+		if (json_array_append(reached, json_array_get(in->heads, i)) < 0)
+			return sb_fail_nomem(err);
+		json_array_remove(in->heads, i);
+	}
+	json_array_foreach(reached, i, head)
+	{
+		const char *type = type_of_head(head);
+		/* names of types need no quotes; what is none matches no row */
+		if (type && sb_type_ok(type) && !type_waits(in, type))
+			sb_buf_addf(types, "%c\"%s\"", types->len ? ',' : '{', type);
+	}
+	if (types->len)
+		sb_buf_addc(types, '}');
+	return sb_buf_check(types, "types", err);
 }
 
 static int flush_heads(struct intake *in, struct sb_error *err)
 {
+	sb_cleanup(sb_buf_release) struct sb_buf types = { 0 };
 	char ms[HUB_NUM];
-	const char *param[] = { in->stage->name, in->as_of, hub_num(ms, in->as_of_ms) };
+	int r = 0;
 
-	if (!in->heads || !heads_reached(in))
+	if (!in->heads)
 		return 0;
-	int r = sb_pg_exec(in->pg,
+	sb_buf_init(&types, INTAKE_TYPES_MAX * (SB_TYPE_MAX + 4));
+	r = heads_take(in, &types, err);
+	const char *type_param[] = { in->stage->name, types.data, hub_num(ms, in->as_of_ms) };
+	if (r == 0 && types.len)
+		r = sb_pg_exec(in->pg,
+			"UPDATE lifecycle.entity_type SET as_of_at = to_timestamp($3::bigint / 1000.0) WHERE stage = $1 AND type = ANY ($2::text[])", 3,
+			type_param, NULL, err);
+	if (r < 0 || json_array_size(in->heads) > 0)
+		return r;
+	const char *param[] = { in->stage->name, in->as_of, ms };
+	r = sb_pg_exec(in->pg,
 		"UPDATE lifecycle.stage SET as_of = $2, as_of_at = to_timestamp($3::bigint / 1000.0), heads_reached = true WHERE name = $1",
 		3, param, NULL, err);
 	if (r == 0) {

@@ -96,12 +96,12 @@ static int types_write(struct sb_pg *pg, const struct hub_tenant *t, struct sb_e
 	for (size_t i = 0; r == 0 && i < t->types.count; i++) {
 		sb_buf_reset(&list);
 		r = array_literal(&list, &type[i].subscribers, err);
-		const char *param[] = { type[i].type, type[i].owner, list.data, type[i].public_down ? "t" : "f" };
+		const char *param[] = { type[i].type, type[i].owner, list.data, type[i].public_down ? "t" : "f", type[i].history };
 		if (r == 0)
 			r = sb_pg_exec(pg,
-				"INSERT INTO lifecycle.entity_owner (type, owner, subscribers, public_down) VALUES ($1, $2, $3::text[], "
-				"$4)",
-				4, param, NULL, err);
+				"INSERT INTO lifecycle.entity_owner (type, owner, subscribers, public_down, history) VALUES ($1, $2, $3::text[], "
+				"$4, $5)",
+				5, param, NULL, err);
 	}
 	sb_buf_release(&list);
 	return r;

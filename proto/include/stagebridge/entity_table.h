@@ -34,6 +34,19 @@ struct sb_apply_stats { uint64_t applied, stale, refused; };
  */
 int sb_entity_apply(struct sb_entity_tables *t, const void *value, size_t n, struct sb_position done, sb_row_refused_fn refused, void *user, struct sb_apply_stats *stats, struct sb_error *err) SB_MUSTCHECK;
 
+/** When what is applied next took effect at its source; only types with history look at it. */
+struct sb_entity_when {
+	int64_t ms;                 /* wall clock; 0: now */
+	uint64_t incarnation;
+	struct sb_position until;   /* end of the record */
+	bool snapshot;              /* rows or end of a snapshot: valid since it began */
+};
+void sb_entity_when(struct sb_entity_tables *t, const struct sb_entity_when *when);
+/** Begins or ends the recording of versions of a type: view <type>_history and function <type>_at(timestamptz) beside its view. What is there becomes the first version. */
+int sb_entity_history(struct sb_entity_tables *t, const char *type, bool on, struct sb_error *err) SB_MUSTCHECK;
+/** Removes versions that ended longer ago than keep_ms, 10,000 at a time; ret_gone: how many. */
+int sb_entity_history_prune(struct sb_entity_tables *t, const char *type, int64_t keep_ms, uint64_t *ret_gone, struct sb_error *err) SB_MUSTCHECK;
+
 /** A snapshot began: deletes leave tombstones from now on. Ended: rows older than (incarnation, lsn, 0) are gone, tombstones too. */
 int sb_entity_snapshot_begun(struct sb_entity_tables *t, const char *type, struct sb_error *err) SB_MUSTCHECK;
 int sb_entity_snapshot_ended(struct sb_entity_tables *t, const char *type, uint64_t incarnation, uint64_t lsn, uint64_t *ret_swept, struct sb_error *err) SB_MUSTCHECK;

@@ -319,6 +319,21 @@ static int run_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_app
 	return rc;
 }
 
+/* Versions are recorded by statement: where they are, a run with two changes of one row is refused here, and halved. */
+static int each_key_once(struct entity_apply *a, size_t lo, size_t hi, struct sb_error *err)
+{
+	char first[16], last[16];
+	const char *const param[3] = { "0", first, last };
+	uint64_t keys = 0;
+
+	(void)snprintf(first, sizeof(first), "%" PRIu32, a->t->row[lo].ord); /* both fit */
+	(void)snprintf(last, sizeof(last), "%" PRIu32, a->t->row[hi - 1].ord);
+	sb_buf_reset(&a->t->sql);
+	distinct_statement(&a->t->sql, a);
+	int rc = run_counted(a, param, &keys, err);
+	return rc == SB_OK && keys < hi - lo ? sb_fail(err, SB_EDATA, "two changes of one row") : rc;
+}
+
 static int stage_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_error *err)
 {
 	struct sb_apply_stats stats = { 0 };
@@ -327,6 +342,8 @@ static int stage_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_e
 	if (rc)
 		return rc;
 	rc = copy_lines(a, true, a->t->copy.data + line_at(a, lo), line_at(a, hi) - line_at(a, lo), &why);
+	if (rc == SB_OK && a->type->history)
+		rc = each_key_once(a, lo, hi, &why);
 	if (rc == SB_OK)
 		rc = run_range(a, lo, hi, &stats, &why);
 	if (rc == SB_EDATA) {
@@ -494,6 +511,9 @@ static int fit(struct entity_apply *a, struct entity_version v, struct sb_error 
 		if (rc)
 			return rc;
 	}
+	int told = entity_history_tell(a->t, type, err);
+	if (told)
+		return told;
 	uint64_t tx = sb_pg_tx(a->t->pg).begun;
 	if (type->staged_in != tx)
 		type->ord = 0;

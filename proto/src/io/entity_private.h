@@ -37,6 +37,11 @@ struct entity_type {
 	unsigned n_columns;
 	bool snapshot, partial;       /* a snapshot runs; some rows have missing columns */
 	struct entity_version truncated; /* everything older is gone */
+	bool history;                 /* versions are recorded */
+	char history_table[64];       /* "": never were */
+	unsigned history_generation;  /* begins anew when the key changes */
+	json_t *history_text;         /* names of columns whose type changed meanwhile */
+	int64_t snapshot_ms;          /* when the snapshot that runs, or ran last, began; 0 unknown */
 	bool staged;                  /* staging table exists and fits */
 	uint64_t staged_in;           /* transaction that used it last */
 	uint32_t ord;                 /* next place in it */
@@ -56,6 +61,7 @@ struct sb_entity_tables {
 	char *scope, *view_schema;
 	uint64_t rolled_back;         /* of the connection when the cache was filled */
 	unsigned numbers;
+	struct sb_entity_when when;
 	struct entity_type *types;
 	struct sb_buf sql;
 	/* of the batch at work; kept from one to the next */
@@ -91,6 +97,10 @@ void entity_table_name(struct sb_buf *out, const struct entity_type *type);  /* 
 int entity_savepoint(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
 int entity_savepoint_keep(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
 int entity_savepoint_undo(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
+/** Name of a table of store for the type, with a suffix: names that the server would cut end in a hash. */
+int entity_store_name(const struct sb_entity_tables *t, const struct entity_type *type, const char *suffix, char out[64], struct sb_error *err) SB_MUSTCHECK;
+/** Runs t->sql inside a savepoint; ret_done tells whether it held. Only failures that come from the statements themselves count as "no". */
+int entity_attempt(struct sb_entity_tables *t, bool *ret_done, struct sb_error *err) SB_MUSTCHECK;
 /** Runs t->sql as a set-up statement. */
 int entity_ddl(struct sb_entity_tables *t, struct sb_error *err) SB_MUSTCHECK;
 int entity_set_partial(struct sb_entity_tables *t, struct entity_type *type, bool partial, struct sb_error *err) SB_MUSTCHECK;
@@ -109,6 +119,14 @@ int entity_resolve_types(struct sb_entity_tables *t, const struct sb_shape *shap
 void entity_comments(struct sb_buf *sql, const struct sb_entity_tables *t, const struct entity_type *type, const struct sb_shape *columns);
 /** Reads the stored text of a description back. Returns new. */
 int entity_described_load(json_t **ret, const char *text, struct sb_error *err) SB_MUSTCHECK;
+
+/* entity_history.c */
+/** Sets the time of what follows in the transaction, when the type has history. */
+int entity_history_tell(struct sb_entity_tables *t, const struct entity_type *type, struct sb_error *err) SB_MUSTCHECK;
+/** Before the columns change: no recording. */
+int entity_history_pause(struct sb_entity_tables *t, const struct entity_type *type, struct sb_error *err) SB_MUSTCHECK;
+/** Afterwards: recording goes on with the present columns. anew: old versions are those of another key. */
+int entity_history_refresh(struct sb_entity_tables *t, struct entity_type *type, bool anew, struct sb_error *err) SB_MUSTCHECK;
 
 /* entity_rows.c: the path row by row */
 /** Applies one change (in a savepoint of the caller); ret_applied false: stale. */

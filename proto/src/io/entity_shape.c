@@ -14,8 +14,8 @@
 #include "stagebridge/clock.h"
 #include "stagebridge/text.h"
 
-static const char *const our_columns[] = { "inc", "lsn", "seq", "deleted", "missing", "moved", "ord", "op" };
-#define STORED_OURS 6 /* the first of them are in the store table, the others in the staging table only */
+static const char *const our_columns[] = { "inc", "lsn", "seq", "deleted", "missing", "moved", "ord", "op", "valid_from", "valid_to", "position" };
+#define STORED_OURS 6 /* the first of them are in the store table, the others in the staging table and in the view of versions only */
 
 struct evolution {
 	struct sb_entity_tables *t;
@@ -23,6 +23,7 @@ struct evolution {
 	const struct sb_shape *shape;
 	char **ddl;      /* type per column of shape */
 	unsigned away;   /* number for the next column that is renamed away */
+	bool rekeyed;    /* the key was another */
 };
 
 static void ddl_freep(char ***ddl)
@@ -32,8 +33,7 @@ static void ddl_freep(char ***ddl)
 	free(*ddl);
 }
 
-/* Runs statements inside a savepoint; ret_done tells whether they held. Only failures that come from the statements themselves count as "no". */
-static int attempt(struct sb_entity_tables *t, bool *ret_done, struct sb_error *err)
+int entity_attempt(struct sb_entity_tables *t, bool *ret_done, struct sb_error *err)
 {
 	struct sb_error why = SB_ERROR_INIT;
 	int rc = entity_savepoint(t, err);
@@ -197,7 +197,7 @@ static int change_type(struct evolution *e, const char *name, const char *ddl, s
 	sb_buf_addf(sql, " TYPE %s USING ", ddl);
 	sb_pg_ident(sql, name);
 	sb_buf_addf(sql, "::%s", ddl);
-	int rc = attempt(e->t, &done, err);
+	int rc = entity_attempt(e->t, &done, err);
 	if (rc || done)
 		return rc;
 	rc = rename_away(e, name, away, sizeof(away), err);
@@ -214,6 +214,14 @@ static int change_type(struct evolution *e, const char *name, const char *ddl, s
 	return entity_ddl(e->t, err);
 }
 
+/* Values of before need not be values of the new type: versions show the column as text. */
+static int history_as_text(struct evolution *e, const char *column, struct sb_error *err)
+{
+	const char *param[] = { e->t->scope, e->type->name, column };
+
+	return sb_pg_exec(e->t->pg, "UPDATE store.entity_type SET history_text = array_append(array_remove(history_text, $3), $3) WHERE scope = $1 AND type = $2", 3, param, NULL, err);
+}
+
 static int alter_columns(struct evolution *e, struct sb_error *err)
 {
 	int rc = SB_OK;
@@ -222,6 +230,8 @@ static int alter_columns(struct evolution *e, struct sb_error *err)
 		const struct sb_column *now = &e->shape->column[i], *was = entity_shape_find(&e->type->shape, now->name);
 		if (was && strcmp(was->type, now->type) != 0) {
 			rc = change_type(e, now->name, e->ddl[i], err);
+			if (rc == SB_OK && e->type->history)
+				rc = history_as_text(e, now->name, err);
 		} else if (!was) {
 			if (has_column(e->type, now->name)) /* left the shape some time ago */
 				rc = rename_away(e, now->name, NULL, 0, err);
@@ -286,7 +296,7 @@ static int make_key(struct evolution *e, struct sb_error *err)
 	begin_alter(e);
 	sb_buf_adds(&e->t->sql, " ADD ");
 	add_key(&e->t->sql, e->shape);
-	int rc = attempt(e->t, &done, err);
+	int rc = entity_attempt(e->t, &done, err);
 	if (rc || done)
 		return rc;
 	sb_buf_reset(&e->t->sql);
@@ -327,14 +337,14 @@ static int replace_view(struct evolution *e, struct sb_error *err)
 
 	sb_buf_reset(sql);
 	view_statement(e, "CREATE OR REPLACE VIEW "); /* possible when columns come last: keeps rights and dependents */
-	int rc = attempt(e->t, &done, err);
+	int rc = entity_attempt(e->t, &done, err);
 	if (rc || done)
 		return rc;
 	sb_buf_reset(sql);
 	sb_buf_adds(sql, "DROP VIEW ");
 	add_view_name(e);
 	view_statement(e, "; CREATE VIEW ");
-	rc = attempt(e->t, &done, err);
+	rc = entity_attempt(e->t, &done, err);
 	if (rc || done)
 		return rc;
 	/* somebody's view stands on ours: give it the old one under another name */
@@ -392,7 +402,10 @@ static int save_shape(struct evolution *e, struct entity_version at, struct sb_e
 static int evolve(struct evolution *e, struct entity_version at, struct sb_error *err)
 {
 	bool rekey = e->type->has_table && !same_key(&e->type->shape, e->shape);
-	int rc = choose_prefix(e, err);
+	int rc = entity_history_pause(e->t, e->type, err);
+
+	if (rc == SB_OK)
+		rc = choose_prefix(e, err);
 
 	if (rc == SB_OK && rekey)
 		rc = drop_key(e, err);
@@ -402,7 +415,25 @@ static int evolve(struct evolution *e, struct entity_version at, struct sb_error
 		rc = make_key(e, err);
 	if (rc == SB_OK)
 		rc = make_view(e, err);
-	return rc ? rc : save_shape(e, at, err);
+	if (rc == SB_OK)
+		rc = save_shape(e, at, err);
+	e->rekeyed = rekey;
+	return rc;
+}
+
+/* The versions go on with the columns as they are now: read from the database, where some may have become text. */
+static int go_on_recording(struct evolution *e, struct sb_error *err)
+{
+	struct entity_type *type = e->type;
+	int rc = SB_OK;
+
+	if (type->history) {
+		entity_type_unload(type);
+		rc = entity_type_load(e->t, type->name, &type, err);
+		if (rc == SB_OK)
+			rc = entity_history_refresh(e->t, type, e->rekeyed, err);
+	}
+	return rc;
 }
 
 int entity_evolve(struct sb_entity_tables *t, struct entity_type *type, const struct sb_shape *shape, struct entity_version at, struct sb_error *err)
@@ -419,6 +450,8 @@ int entity_evolve(struct sb_entity_tables *t, struct entity_type *type, const st
 	rc = entity_resolve_types(t, shape, ddl, &why);
 	if (rc == SB_OK)
 		rc = evolve(&e, at, &why);
+	if (rc == SB_OK)
+		rc = go_on_recording(&e, &why);
 	entity_type_unload(type); /* what is cached is the state before, in part */
 	if (rc == SB_OK)
 		return entity_savepoint_keep(t, err);

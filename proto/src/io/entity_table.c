@@ -1,5 +1,5 @@
 /* Where entities land: the cache of types on one connection, their rows in store.entity_type, snapshots. The parts: entity_types.c (column
- * types), entity_shape.c (tables, views), entity_describe.c (what the source's catalog says), entity_apply.c (batches, the fast path), entity_rows.c (row by row).
+ * types), entity_shape.c (tables, views), entity_describe.c (what the source's catalog says), entity_history.c (versions), entity_apply.c (batches, the fast path), entity_rows.c (row by row).
  *
  * Thread: the lane of the connection; it is the only writer of its scope, and whoever takes a scope over makes this object anew.
  * The cache describes committed state plus the open transaction: after a rollback all of it is read again. */
@@ -100,7 +100,8 @@ void entity_type_unload(struct entity_type *type)
 	sb_shape_release(&type->shape);
 	type->shape = (struct sb_shape){ .column = NULL };
 	json_decref(type->described);
-	type->described = NULL;
+	json_decref(type->history_text);
+	type->described = type->history_text = NULL;
 	type->loaded = false;
 	type->staged = false;
 }
@@ -140,18 +141,18 @@ static struct entity_type *type_entry(struct sb_entity_tables *t, const char *na
 }
 
 /* "<scope>__<type>"; names of more than 63 bytes would be cut by the server and could meet: their tail becomes a hash. */
-static int store_name(const struct sb_entity_tables *t, struct entity_type *type, struct sb_error *err)
+int entity_store_name(const struct sb_entity_tables *t, const struct entity_type *type, const char *suffix, char out[64], struct sb_error *err)
 {
-	sb_cleanup(sb_freep) char *full = sb_asprintf("%s__%s", t->scope, type->name);
+	sb_cleanup(sb_freep) char *full = sb_asprintf("%s__%s%s", t->scope, type->name, suffix);
 	uint64_t h = 14695981039346656037u;
 
 	if (!full)
 		return sb_fail_nomem(err);
 	if (strlen(full) <= 63)
-		return sb_format(type->table, sizeof(type->table), err, "%s", full);
+		return sb_format(out, 64, err, "%s", full);
 	for (const char *p = full; *p; p++)
 		h = (h ^ (unsigned char)*p) * 1099511628211u;
-	return sb_format(type->table, sizeof(type->table), err, "%.46s_%016" PRIx64, full, h);
+	return sb_format(out, 64, err, "%.46s_%016" PRIx64, full, h);
 }
 
 static int parse_shape(struct entity_type *type, const char *json, struct sb_error *err)
@@ -204,11 +205,13 @@ static int load_row(struct sb_entity_tables *t, struct entity_type *type, struct
 	/* an upsert that changes nothing, so that the row is returned in either case */
 	int rc = sb_pg_exec(t->pg, "INSERT INTO store.entity_type (scope, type, table_name) VALUES ($1, $2, $3) ON CONFLICT (scope, type) DO UPDATE SET"
 		" type = excluded.type RETURNING table_name, prefix, shape, shape_inc, shape_lsn, shape_seq, snapshot_running, partial, truncated_inc,"
-		" truncated_lsn, truncated_seq, described", 3, param, &res, err);
+		" truncated_lsn, truncated_seq, described, history, history_table, history_generation, to_json(history_text), snapshot_ms", 3, param, &res, err);
 	if (rc == SB_OK)
 		rc = sb_format(type->table, sizeof(type->table), err, "%s", sb_pg_get(res, 0, 0));
 	if (rc == SB_OK)
 		rc = sb_format(type->prefix, sizeof(type->prefix), err, "%s", sb_pg_get(res, 0, 1));
+	if (rc == SB_OK)
+		rc = sb_format(type->history_table, sizeof(type->history_table), err, "%s", sb_pg_get(res, 0, 13));
 	if (rc)
 		return rc;
 	const char *shape = sb_pg_get(res, 0, 2);
@@ -217,7 +220,13 @@ static int load_row(struct sb_entity_tables *t, struct entity_type *type, struct
 	type->snapshot = *sb_pg_get(res, 0, 6) == 't';
 	type->partial = *sb_pg_get(res, 0, 7) == 't';
 	type->truncated = (struct entity_version){ (uint64_t)sb_pg_get_i64(res, 0, 8), (uint64_t)sb_pg_get_i64(res, 0, 9), (uint32_t)sb_pg_get_i64(res, 0, 10) };
-	if (sb_pg_get(res, 0, 11))
+	type->history = *sb_pg_get(res, 0, 12) == 't';
+	type->history_generation = (unsigned)sb_pg_get_i64(res, 0, 14);
+	type->snapshot_ms = sb_pg_get_i64(res, 0, 16);
+	type->history_text = json_loads(sb_pg_get(res, 0, 15), 0, NULL);
+	if (!type->history_text)
+		rc = sb_fail_nomem(err); /* the server made it: only memory can lack */
+	if (rc == SB_OK && sb_pg_get(res, 0, 11))
 		rc = entity_described_load(&type->described, sb_pg_get(res, 0, 11), err);
 	return rc || !shape ? rc : parse_shape(type, shape, err);
 }
@@ -229,7 +238,7 @@ int entity_type_load(struct sb_entity_tables *t, const char *name, struct entity
 	if (!type)
 		return err ? (int)err->code : SB_ENOMEM;
 	if (!type->loaded) {
-		int rc = store_name(t, type, err);
+		int rc = entity_store_name(t, type, "", type->table, err);
 		if (rc == SB_OK)
 			rc = load_row(t, type, err);
 		if (rc == SB_OK && type->has_table)
@@ -262,7 +271,9 @@ static const char set_up_sql[] =
 	"CREATE TABLE IF NOT EXISTS store.entity_type (scope text, type text, table_name text NOT NULL UNIQUE, prefix text NOT NULL DEFAULT '_', shape json,"
 	" shape_inc bigint NOT NULL DEFAULT 0, shape_lsn bigint NOT NULL DEFAULT 0, shape_seq bigint NOT NULL DEFAULT 0,"
 	" snapshot_running boolean NOT NULL DEFAULT false, partial boolean NOT NULL DEFAULT false, truncated_inc bigint NOT NULL DEFAULT 0,"
-	" truncated_lsn bigint NOT NULL DEFAULT 0, truncated_seq bigint NOT NULL DEFAULT 0, described json, PRIMARY KEY (scope, type));";
+	" truncated_lsn bigint NOT NULL DEFAULT 0, truncated_seq bigint NOT NULL DEFAULT 0, described json,"
+	" history boolean NOT NULL DEFAULT false, history_table text NOT NULL DEFAULT '', history_generation integer NOT NULL DEFAULT 0,"
+	" history_text text[] NOT NULL DEFAULT '{}', snapshot_ms bigint NOT NULL DEFAULT 0, PRIMARY KEY (scope, type));";
 
 /* Lanes of several stages may come here at once, and CREATE ... IF NOT EXISTS alone can still collide: one lock for all. */
 static int set_up(struct sb_entity_tables *t, struct sb_error *err)
@@ -334,8 +345,13 @@ int sb_entity_ensure(struct sb_entity_tables *t, const struct sb_shape *shape, s
 
 static int set_snapshot(struct sb_entity_tables *t, struct entity_type *type, bool running, struct sb_error *err)
 {
-	const char *param[] = { t->scope, type->name, running ? "t" : "f" };
-	int rc = sb_pg_exec(t->pg, "UPDATE store.entity_type SET snapshot_running = $3::boolean WHERE scope = $1 AND type = $2", 3, param, NULL, err);
+	char ms[24];
+	const char *param[] = { t->scope, type->name, running ? "t" : "f", ms };
+
+	if (running)
+		type->snapshot_ms = t->when.ms;
+	(void)snprintf(ms, sizeof(ms), "%" PRId64, type->snapshot_ms); /* fits */
+	int rc = sb_pg_exec(t->pg, "UPDATE store.entity_type SET snapshot_running = $3::boolean, snapshot_ms = $4::bigint WHERE scope = $1 AND type = $2", 4, param, NULL, err);
 
 	if (rc == SB_OK)
 		type->snapshot = running;
@@ -404,7 +420,9 @@ int sb_entity_snapshot_ended(struct sb_entity_tables *t, const char *name, uint6
 	if (rc)
 		return rc;
 	if (type->has_table) { /* an empty source table sends no row, so there may be none yet */
-		rc = sweep(t, type, incarnation, lsn, &swept, &partial, err);
+		rc = entity_history_tell(t, type, err);
+		if (rc == SB_OK)
+			rc = sweep(t, type, incarnation, lsn, &swept, &partial, err);
 		if (rc == SB_OK)
 			rc = entity_set_partial(t, type, partial, err);
 	}

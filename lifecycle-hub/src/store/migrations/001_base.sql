@@ -51,14 +51,15 @@ CREATE TABLE lifecycle.stage (
 COMMENT ON TABLE lifecycle.stage IS 'The stages of this tenant and what their agents last said';
 
 -- who may change what, from the settings
-CREATE TABLE lifecycle.entity_owner (type text PRIMARY KEY, owner text NOT NULL, subscribers text[] NOT NULL DEFAULT '{}', public_down boolean NOT NULL DEFAULT false);
+CREATE TABLE lifecycle.entity_owner (type text PRIMARY KEY, owner text NOT NULL, subscribers text[] NOT NULL DEFAULT '{}', public_down boolean NOT NULL DEFAULT false,
+	history text NOT NULL DEFAULT 'false');
 
 -- what has arrived of each type; snapshot_state 'broken': records of the snapshot are missing, so its end must not sweep
 CREATE TABLE lifecycle.entity_type (
 	stage text NOT NULL, type text NOT NULL, owner text NOT NULL,
 	snapshot_state text NOT NULL DEFAULT 'none' CHECK (snapshot_state IN ('none', 'running', 'broken', 'done')),
 	snapshot text NOT NULL DEFAULT '', snapshot_at timestamptz, resync_at timestamptz,
-	rows_applied bigint NOT NULL DEFAULT 0, last_change_at timestamptz, PRIMARY KEY (stage, type));
+	rows_applied bigint NOT NULL DEFAULT 0, last_change_at timestamptz, as_of_at timestamptz, PRIMARY KEY (stage, type));
 
 -- what the source's catalog says of each type: entity.described, checked
 CREATE TABLE lifecycle.entity_description (

@@ -39,20 +39,75 @@ CREATE VIEW lifecycle.edge AS
 	WHERE t.promoted AND NOT t.retired;
 COMMENT ON VIEW lifecycle.edge IS 'The promotion path: from which stage to which, automatic or by hand, with how much time in the stage before';
 
+CREATE VIEW lifecycle.source AS
+	SELECT s.name AS stage, x.value ->> 'name' AS source, x.value ->> 'kind' AS kind, x.value ->> 'state' AS state, nullif(x.value ->> 'position', '') AS position,
+		(x.value ->> 'lag_bytes')::bigint AS lag_bytes, (x.value ->> 'lag_ms')::bigint AS lag_ms, nullif(x.value ->> 'slot_state', '') AS slot_state,
+		ARRAY(SELECT jsonb_array_elements_text(CASE WHEN jsonb_typeof(x.value -> 'types') = 'array' THEN x.value -> 'types' ELSE '[]' END)) AS types,
+		s.heartbeat_at AS told_at
+	FROM lifecycle.stage s CROSS JOIN LATERAL jsonb_array_elements(CASE WHEN jsonb_typeof(s.sources) = 'array' THEN s.sources ELSE '[]' END) x (value) WHERE NOT s.retired;
+COMMENT ON VIEW lifecycle.source IS 'One row per source of a stage: where its agent stands in it, by the last heartbeat';
+COMMENT ON COLUMN lifecycle.source.stage IS 'The stage';
+COMMENT ON COLUMN lifecycle.source.source IS 'Name in the agent''s configuration';
+COMMENT ON COLUMN lifecycle.source.kind IS 'postgres, directory, api; inbox and replica while they have something to report';
+COMMENT ON COLUMN lifecycle.source.state IS 'What it is doing: streaming, snapshot, paused, down, ...';
+COMMENT ON COLUMN lifecycle.source.position IS 'Up to where the stage''s broker has everything, in the source''s own form';
+COMMENT ON COLUMN lifecycle.source.lag_bytes IS 'Written by the source and not yet on the broker';
+COMMENT ON COLUMN lifecycle.source.lag_ms IS 'Age of the oldest change that waits; 0: none';
+COMMENT ON COLUMN lifecycle.source.slot_state IS 'PostgreSQL''s word on the replication slot: reserved, extended, unreserved, lost';
+COMMENT ON COLUMN lifecycle.source.types IS 'The entity types that come from it';
+COMMENT ON COLUMN lifecycle.source.told_at IS 'When the agent said so';
+
+-- A count that the server's statistics keep beside the rows costs the intake nothing; of sizes only what pg_class says, because a look at the files would wait for DDL.
 CREATE VIEW lifecycle.freshness AS
-	SELECT s.name AS stage, o.type, o.owner, coalesce(t.rows_applied, 0) AS changes_applied, t.last_change_at, t.snapshot_state, t.snapshot_at,
-		s.as_of, s.as_of_at, extract(epoch FROM now() - s.heartbeat_at)::bigint AS seconds_since_heartbeat,
-		lifecycle.stage_status(s.heartbeat_at, s.heartbeat_expires) AS status, g.gap_at
+	WITH stream AS (
+		SELECT stage, split_part(source, '/agent/', 2) AS stream, max(gap_at) AS gap_at, (array_agg(upper(to_hex(lsn)) || '.' || seq ORDER BY updated_at DESC) FILTER (WHERE lsn > 0))[1] AS as_of
+			FROM sb.stream GROUP BY 1, 2),
+	storage AS (
+		SELECT n.nspname AS stage, v.relname AS type, c.oid,
+			CASE WHEN pg_stat_get_tuples_inserted(c.oid) > 0 THEN pg_stat_get_live_tuples(c.oid) ELSE greatest(c.reltuples, 0)::bigint END AS live,
+			(SELECT sum(x.relpages) FROM pg_class x WHERE x.oid IN (c.oid, c.reltoastrelid) OR x.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = c.oid))
+				* current_setting('block_size')::bigint AS bytes
+			FROM pg_class v JOIN pg_namespace n ON n.oid = v.relnamespace AND v.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid
+			JOIN LATERAL (SELECT DISTINCT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass) d ON true
+			JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'r' AND c.relnamespace = to_regnamespace('store')),
+	refused AS (SELECT type, count(*) AS violations, max(at) AS violation_at FROM lifecycle.quarantine WHERE class = 'not-owned' GROUP BY type)
+	SELECT s.name AS stage, o.type, o.owner, d.described ->> 'comment' AS comment, f.source, lifecycle.stage_status(s.heartbeat_at, s.heartbeat_expires) AS status,
+		u.live AS rows_estimate, u.bytes::bigint AS bytes_estimate, coalesce(t.rows_applied, 0) AS changes_applied, t.last_change_at,
+		m.as_of, greatest(t.as_of_at, CASE WHEN t.type IS NOT NULL THEN s.as_of_at END) AS as_of_at,
+		extract(epoch FROM now() - greatest(t.as_of_at, CASE WHEN t.type IS NOT NULL THEN s.as_of_at END))::bigint AS as_of_seconds, f.lag_bytes, f.lag_ms,
+		t.snapshot_state, t.snapshot_at, m.gap_at, o.history, coalesce(q.violations, 0) AS violations, q.violation_at, extract(epoch FROM now() - s.heartbeat_at)::bigint AS seconds_since_heartbeat
 	FROM lifecycle.stage s
 	JOIN lifecycle.entity_owner o ON o.owner = s.name
 	LEFT JOIN lifecycle.entity_type t ON t.stage = s.name AND t.type = o.type
-	LEFT JOIN LATERAL (SELECT max(gap_at) AS gap_at FROM sb.stream st WHERE st.stage = s.name AND split_part(st.source, '/agent/', 2) = 'entity/' || o.type) g ON true
+	LEFT JOIN lifecycle.entity_description d ON d.stage = s.name AND d.type = o.type
+	LEFT JOIN stream m ON m.stage = s.name AND m.stream = 'entity/' || o.type
+	LEFT JOIN storage u ON u.stage = s.name AND u.type = o.type
+	LEFT JOIN refused q ON q.type = o.type
+	LEFT JOIN LATERAL (SELECT * FROM lifecycle.source x WHERE x.stage = s.name AND o.type = ANY (x.types) AND x.kind NOT IN ('inbox', 'replica') LIMIT 1) f ON true
 	WHERE NOT s.retired;
-COMMENT ON VIEW lifecycle.freshness IS 'One row per entity type and the stage that owns it: how fresh is what you read here';
+COMMENT ON VIEW lifecycle.freshness IS 'One row per entity type and the stage that owns it: how much is here, and how fresh it is';
+COMMENT ON COLUMN lifecycle.freshness.stage IS 'The stage';
+COMMENT ON COLUMN lifecycle.freshness.type IS 'The entity type: its rows are in the view <stage>.<type>';
+COMMENT ON COLUMN lifecycle.freshness.owner IS 'The one stage where it may change';
+COMMENT ON COLUMN lifecycle.freshness.comment IS 'The source''s comment on the table';
+COMMENT ON COLUMN lifecycle.freshness.source IS 'The agent''s source that it comes from: see the view source';
+COMMENT ON COLUMN lifecycle.freshness.status IS 'Of the stage''s agent: LIVE, STALE (three heartbeats missed) or NEVER (no heartbeat yet)';
+COMMENT ON COLUMN lifecycle.freshness.rows_estimate IS 'Rows by PostgreSQL''s statistics, some seconds old; exact is SELECT count(*)';
+COMMENT ON COLUMN lifecycle.freshness.bytes_estimate IS 'Size on disk with indexes, when PostgreSQL last vacuumed or analyzed the table';
+COMMENT ON COLUMN lifecycle.freshness.changes_applied IS 'How many changes and snapshot rows were applied';
 COMMENT ON COLUMN lifecycle.freshness.last_change_at IS 'When a change of this type last arrived';
-COMMENT ON COLUMN lifecycle.freshness.as_of IS 'Position of the stage''s sources up to which all of its types are in this view';
-COMMENT ON COLUMN lifecycle.freshness.status IS 'LIVE, STALE (three heartbeats missed) or NEVER (no heartbeat yet)';
+COMMENT ON COLUMN lifecycle.freshness.as_of IS 'Position of the type''s own source up to which its changes are in the view';
+COMMENT ON COLUMN lifecycle.freshness.as_of_at IS 'Time, by the agent, up to which everything that it had sent of this type is in the view';
+COMMENT ON COLUMN lifecycle.freshness.as_of_seconds IS 'How long ago that was; up to one heartbeat is normal';
+COMMENT ON COLUMN lifecycle.freshness.lag_bytes IS 'How far the agent is behind the source, by its last heartbeat';
+COMMENT ON COLUMN lifecycle.freshness.lag_ms IS 'The same as time';
+COMMENT ON COLUMN lifecycle.freshness.snapshot_state IS 'none, running, broken (records of it are missing, another one is ordered), done; NULL: nothing has arrived yet';
+COMMENT ON COLUMN lifecycle.freshness.snapshot_at IS 'When the last snapshot began';
 COMMENT ON COLUMN lifecycle.freshness.gap_at IS 'Set while changes are known to be missing: a resync was ordered and has not ended yet';
+COMMENT ON COLUMN lifecycle.freshness.history IS 'false; true: versions are kept for ever; or how long they are kept';
+COMMENT ON COLUMN lifecycle.freshness.violations IS 'Attempts of other stages to change this type, of the last 90 days: see the view violation';
+COMMENT ON COLUMN lifecycle.freshness.violation_at IS 'When the last one was';
+COMMENT ON COLUMN lifecycle.freshness.seconds_since_heartbeat IS 'Of the stage''s agent';
 
 -- by the source's catalog where it was told, and by the view itself; a column that is withheld has no shown_type
 CREATE VIEW lifecycle.entity_column AS
@@ -123,3 +178,129 @@ CREATE VIEW lifecycle.datasets AS
 	SELECT id AS request, dataset, from_stage, to_stage, requested_by, purpose, state, reason_code, reason, transfer, policy_digest, row_count, attestation, created_at, updated_at
 	FROM lifecycle.dataset_request;
 COMMENT ON VIEW lifecycle.datasets IS 'Requests for anonymized data: who asked for what and why, what was refused, and the attestation of what was delivered';
+
+-- One row as it was, of the types whose history is kept. Its owner's rights: readers have none on the tables behind; who may call it is granted (docs/sync-view.md).
+CREATE FUNCTION lifecycle.entity_at(type text, key text[], at timestamptz) RETURNS jsonb
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+	h record;
+	v jsonb;
+BEGIN
+	SELECT e.history_table, e.history_generation INTO h FROM lifecycle.entity_owner o JOIN store.entity_type e ON e.scope = o.owner AND e.type = o.type
+		WHERE o.type = $1 AND o.history <> 'false' AND e.history_table <> '';
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'no history is kept of entity type "%"', $1 USING HINT = 'Set history: true, or a duration, for the type in the settings of the hub.';
+	END IF;
+	EXECUTE format('SELECT row::jsonb FROM store.%I WHERE generation = $1 AND key = $2 AND op <> ''d'' AND valid_from <= $3 AND (valid_to IS NULL OR valid_to > $3)', h.history_table)
+		INTO v USING h.history_generation, $2, $3;
+	RETURN v;
+END $$;
+COMMENT ON FUNCTION lifecycle.entity_at(text, text[], timestamptz) IS 'One row as it was at a time: type, key (its columns in order, as text), time; every value as text; NULL: it was not there';
+CREATE FUNCTION lifecycle.entity_at(type text, key text, at timestamptz) RETURNS jsonb
+	LANGUAGE sql STABLE SET search_path = pg_catalog AS $$ SELECT lifecycle.entity_at($1, ARRAY[$2], $3) $$;
+COMMENT ON FUNCTION lifecycle.entity_at(text, text, timestamptz) IS 'The same for a key of one column';
+REVOKE ALL ON FUNCTION lifecycle.entity_at(text, text[], timestamptz), lifecycle.entity_at(text, text, timestamptz) FROM PUBLIC;
+
+-- what the columns mean; docs/sync-view-columns.md is written from these
+COMMENT ON COLUMN lifecycle.audit_broken.id IS 'Number of the row in the record';
+COMMENT ON COLUMN lifecycle.audit_broken.at IS 'When it was written';
+COMMENT ON COLUMN lifecycle.audit_broken.action IS 'What was decided';
+COMMENT ON COLUMN lifecycle.audit_broken.object IS 'About what';
+COMMENT ON COLUMN lifecycle.stages.stage IS 'Name';
+COMMENT ON COLUMN lifecycle.stages.place IS 'Order of promotion';
+COMMENT ON COLUMN lifecycle.stages.promoted IS 'Part of the promotion path; false: a consumer (explore)';
+COMMENT ON COLUMN lifecycle.stages.mode IS 'auto: promotes by itself; manual: a person says yes';
+COMMENT ON COLUMN lifecycle.stages.soak IS 'How long an artifact must have been verified in the stage before';
+COMMENT ON COLUMN lifecycle.stages.agent_version IS 'Version of the agent';
+COMMENT ON COLUMN lifecycle.stages.agent_started_at IS 'Since when it runs';
+COMMENT ON COLUMN lifecycle.stages.heartbeat_at IS 'When it last gave a sign of life';
+COMMENT ON COLUMN lifecycle.stages.seconds_since_heartbeat IS 'How long ago that was';
+COMMENT ON COLUMN lifecycle.stages.as_of_at IS 'Time, by the agent, up to which everything that it had sent is in this view';
+COMMENT ON COLUMN lifecycle.stages.outbox_depth IS 'Events that wait in the agent for its broker';
+COMMENT ON COLUMN lifecycle.stages.lag_bytes IS 'How far the agent is behind its own sources: the largest of them';
+COMMENT ON COLUMN lifecycle.stages.lanes_ok IS 'Every part of the agent has worked in time';
+COMMENT ON COLUMN lifecycle.stages.disk_free_bytes IS 'Free space where the agent keeps its state';
+COMMENT ON COLUMN lifecycle.edge.from_stage IS 'From';
+COMMENT ON COLUMN lifecycle.edge.to_stage IS 'To';
+COMMENT ON COLUMN lifecycle.edge.mode IS 'auto or manual';
+COMMENT ON COLUMN lifecycle.edge.soak IS 'Time in the stage before';
+COMMENT ON COLUMN lifecycle.entity_column.stage IS 'The stage';
+COMMENT ON COLUMN lifecycle.entity_column.type IS 'The entity type';
+COMMENT ON COLUMN lifecycle.entity_column.column_name IS 'Name of the column';
+COMMENT ON COLUMN lifecycle.pipeline.origin IS 'Line of artifacts';
+COMMENT ON COLUMN lifecycle.pipeline.stage IS 'The stage';
+COMMENT ON COLUMN lifecycle.pipeline.place IS 'Order of promotion';
+COMMENT ON COLUMN lifecycle.pipeline.artifact IS 'What is there; NULL: nothing yet';
+COMMENT ON COLUMN lifecycle.pipeline.commit IS 'Its commit';
+COMMENT ON COLUMN lifecycle.pipeline.title IS 'Its title';
+COMMENT ON COLUMN lifecycle.pipeline.author IS 'Who made it';
+COMMENT ON COLUMN lifecycle.pipeline.since IS 'Since when it is there';
+COMMENT ON COLUMN lifecycle.pipeline.verified_at IS 'When it was found healthy';
+COMMENT ON COLUMN lifecycle.pipeline.verified IS 'It was found healthy';
+COMMENT ON COLUMN lifecycle.pipeline.promotion IS 'The newest open promotion into this stage';
+COMMENT ON COLUMN lifecycle.pipeline.promotion_state IS 'Its state';
+COMMENT ON COLUMN lifecycle.pipeline.promotion_artifact IS 'What it brings';
+COMMENT ON COLUMN lifecycle.pipeline.held_by IS 'Who holds automation here';
+COMMENT ON COLUMN lifecycle.pipeline.hold_reason IS 'Why';
+COMMENT ON COLUMN lifecycle.promotions.promotion IS 'Id';
+COMMENT ON COLUMN lifecycle.promotions.origin IS 'Line of artifacts';
+COMMENT ON COLUMN lifecycle.promotions.stage IS 'Into which stage';
+COMMENT ON COLUMN lifecycle.promotions.artifact IS 'What is promoted';
+COMMENT ON COLUMN lifecycle.promotions.commit IS 'Its commit';
+COMMENT ON COLUMN lifecycle.promotions.title IS 'Its title';
+COMMENT ON COLUMN lifecycle.promotions.author IS 'Who made it';
+COMMENT ON COLUMN lifecycle.promotions.kind IS 'auto, manual, rollback, hotfix, merge';
+COMMENT ON COLUMN lifecycle.promotions.state IS 'Where it stands';
+COMMENT ON COLUMN lifecycle.promotions.waiting_for IS 'What it waits for';
+COMMENT ON COLUMN lifecycle.promotions.requested_by IS 'Who asked';
+COMMENT ON COLUMN lifecycle.promotions.reason IS 'Why';
+COMMENT ON COLUMN lifecycle.promotions.attempt IS 'How many times it was ordered';
+COMMENT ON COLUMN lifecycle.promotions.pull_number IS 'Pull request';
+COMMENT ON COLUMN lifecycle.promotions.created_at IS 'When it began';
+COMMENT ON COLUMN lifecycle.promotions.dispatched_at IS 'When it was ordered';
+COMMENT ON COLUMN lifecycle.promotions.applied_at IS 'When it was in place';
+COMMENT ON COLUMN lifecycle.promotions.ended_at IS 'When it was over';
+COMMENT ON COLUMN lifecycle.promotions.age IS 'From its begin to its end or now';
+COMMENT ON COLUMN lifecycle.promotions.approved_by IS 'Who said yes';
+COMMENT ON COLUMN lifecycle.promotions.output IS 'The end of the deploy hooks output';
+COMMENT ON COLUMN lifecycle.quarantined.id IS 'Number';
+COMMENT ON COLUMN lifecycle.quarantined.at IS 'When';
+COMMENT ON COLUMN lifecycle.quarantined.stage IS 'From which stage';
+COMMENT ON COLUMN lifecycle.quarantined.topic IS 'Topic of the record';
+COMMENT ON COLUMN lifecycle.quarantined.record_offset IS 'Its offset there';
+COMMENT ON COLUMN lifecycle.quarantined.class IS 'Kind of refusal';
+COMMENT ON COLUMN lifecycle.quarantined.reason IS 'Why, without any value';
+COMMENT ON COLUMN lifecycle.quarantined.source IS 'Stream of the record';
+COMMENT ON COLUMN lifecycle.quarantined.type IS 'Entity type';
+COMMENT ON COLUMN lifecycle.quarantined.entity_key IS 'Hash of the key of a row';
+COMMENT ON COLUMN lifecycle.quarantined.value_bytes IS 'Size of what is kept of it';
+COMMENT ON COLUMN lifecycle.violation.id IS 'Number in quarantined';
+COMMENT ON COLUMN lifecycle.violation.at IS 'When';
+COMMENT ON COLUMN lifecycle.violation.stage IS 'Which stage tried';
+COMMENT ON COLUMN lifecycle.violation.type IS 'The entity type';
+COMMENT ON COLUMN lifecycle.violation.owner IS 'Who owns it';
+COMMENT ON COLUMN lifecycle.violation.reason IS 'Why it was refused';
+COMMENT ON COLUMN lifecycle.violation.source IS 'Stream of the record';
+COMMENT ON COLUMN lifecycle.violation.record_offset IS 'Its offset';
+COMMENT ON COLUMN lifecycle.event.at IS 'When';
+COMMENT ON COLUMN lifecycle.event.kind IS 'audit, push, dataset, quarantine';
+COMMENT ON COLUMN lifecycle.event.stage IS 'Where';
+COMMENT ON COLUMN lifecycle.event.object IS 'About what';
+COMMENT ON COLUMN lifecycle.event.what IS 'What happened';
+COMMENT ON COLUMN lifecycle.event.who IS 'Who did it';
+COMMENT ON COLUMN lifecycle.event.reason IS 'Why';
+COMMENT ON COLUMN lifecycle.datasets.request IS 'Id';
+COMMENT ON COLUMN lifecycle.datasets.dataset IS 'Which dataset';
+COMMENT ON COLUMN lifecycle.datasets.from_stage IS 'Whose data';
+COMMENT ON COLUMN lifecycle.datasets.to_stage IS 'For whom';
+COMMENT ON COLUMN lifecycle.datasets.requested_by IS 'Who asked';
+COMMENT ON COLUMN lifecycle.datasets.purpose IS 'What for';
+COMMENT ON COLUMN lifecycle.datasets.state IS 'Where it stands';
+COMMENT ON COLUMN lifecycle.datasets.reason_code IS 'Why not, as a word';
+COMMENT ON COLUMN lifecycle.datasets.reason IS 'Why not';
+COMMENT ON COLUMN lifecycle.datasets.transfer IS 'Its transfer';
+COMMENT ON COLUMN lifecycle.datasets.policy_digest IS 'Digest of the policy that was applied';
+COMMENT ON COLUMN lifecycle.datasets.row_count IS 'Rows delivered';
+COMMENT ON COLUMN lifecycle.datasets.attestation IS 'What was proved of it';
+COMMENT ON COLUMN lifecycle.datasets.created_at IS 'When it was asked for';
+COMMENT ON COLUMN lifecycle.datasets.updated_at IS 'When its state changed';
