@@ -21,8 +21,9 @@ static const struct cli_column artifact_columns[] = { { "ARTIFACT", "id", CLI_SH
 	{ "AUTHOR", "author", CLI_TEXT }, { "STAGES", "stages", CLI_LIST }, { "TITLE", "title", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column promotion_columns[] = { { "PROMOTION", "id", CLI_TEXT }, { "ORIGIN", "origin", CLI_TEXT }, { "ARTIFACT", "artifact", CLI_SHORT }, { "STAGE", "stage", CLI_TEXT },
 	{ "KIND", "kind", CLI_TEXT }, { "STATE", "state", CLI_TEXT }, { "AGE", "created_at", CLI_AGE }, { "BY", "requested_by", CLI_TEXT }, { "WAITS FOR", "waiting_for", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
-static const struct cli_column entity_columns[] = { { "STAGE", "stage", CLI_TEXT }, { "TYPE", "type", CLI_TEXT }, { "OWNER", "owner", CLI_TEXT }, { "CHANGES", "rows", CLI_NUMBER }, { "SNAPSHOT", "snapshot_state", CLI_TEXT },
-	{ "LAST CHANGE", "last_change_at", CLI_AGE }, { "STATUS", "status", CLI_TEXT }, { "AS OF", "as_of", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
+static const struct cli_column type_columns[] = { { "TYPE", "type", CLI_TEXT }, { "OWNER", "owner", CLI_TEXT }, { "STATUS", "status", CLI_TEXT }, { "ROWS", "rows", CLI_NUMBER }, { "CHANGES", "changes", CLI_NUMBER },
+	{ "AS OF", "as_of_at", CLI_AGE }, { "LAG-MS", "lag_ms", CLI_NUMBER }, { "SNAPSHOT", "snapshot_state", CLI_TEXT }, { "GAP", "gap_at", CLI_AGE }, { "HISTORY", "history", CLI_TEXT },
+	{ "REFUSED", "violations", CLI_NUMBER }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column dataset_columns[] = { { "REQUEST", "id", CLI_TEXT }, { "DATASET", "dataset", CLI_TEXT }, { "FROM", "from_stage", CLI_TEXT }, { "TO", "to_stage", CLI_TEXT },
 	{ "STATE", "state", CLI_TEXT }, { "ROWS", "row_count", CLI_NUMBER }, { "AGE", "created_at", CLI_AGE }, { "BY", "requested_by", CLI_TEXT }, { "REASON", "reason", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column pull_columns[] = { { "NUMBER", "number", CLI_NUMBER }, { "ORIGIN", "origin", CLI_TEXT }, { "STATE", "state", CLI_TEXT }, { "HEAD", "head", CLI_TEXT }, { "BASE", "base", CLI_TEXT },
@@ -38,7 +39,7 @@ static const struct noun {
 	{ "stages", "/stages", stage_columns },
 	{ "artifacts", "/artifacts", artifact_columns },
 	{ "promotions", "/promotions", promotion_columns },
-	{ "entities", "/entities", entity_columns },
+	{ "types", "/entities", type_columns },
 	{ "datasets", "/datasets", dataset_columns },
 	{ "pulls", "/pulls", pull_columns },
 	{ "events", "/events", event_columns },
@@ -76,9 +77,8 @@ static int run_get(struct cli *cli, struct sb_error *err)
 	for (size_t i = 0; i < SB_COUNT(nouns); i++) {
 		size_t len = strlen(nouns[i].name);
 
-		/* singular works too: all our nouns but "entities" only lose their s */
-		if (strcmp(nouns[i].name, cli->argument[0]) == 0 || (n + 1 == len && strncmp(nouns[i].name, cli->argument[0], n) == 0) ||
-			(strcmp(nouns[i].name, "entities") == 0 && strcmp(cli->argument[0], "entity") == 0))
+		/* singular works too: our nouns only lose their s */
+		if (strcmp(nouns[i].name, cli->argument[0]) == 0 || (n + 1 == len && strncmp(nouns[i].name, cli->argument[0], n) == 0))
 			return show_noun(cli, &nouns[i], err);
 		used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i ? ", " : "", nouns[i].name);
 	}

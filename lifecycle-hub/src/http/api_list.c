@@ -30,9 +30,10 @@
 	" FROM lifecycle.promotion p JOIN lifecycle.artifact a ON a.id = p.artifact WHERE ($1 = '' OR p.origin = $1) AND ($2 = '' OR p.stage = $2)" \
 	" AND ($3 <> 'open' OR p.state NOT IN " ENDED ")" ALL_USED " ORDER BY p.seq DESC LIMIT $4::integer"
 #define ENTITIES \
-	"SELECT t.stage, t.type, t.owner, t.snapshot_state, t.rows_applied AS rows, " STAMP("t.last_change_at") " AS last_change_at, s.as_of, " STAMP("s.as_of_at") " AS as_of_at," \
-	" CASE WHEN s.heartbeat_at IS NULL THEN 'NEVER' WHEN s.heartbeat_expires < now() THEN 'STALE' ELSE 'LIVE' END AS status" \
-	" FROM lifecycle.entity_type t JOIN lifecycle.stage s ON s.name = t.stage WHERE ($2 = '' OR t.stage = $2)" ALL_USED " ORDER BY s.place, t.type"
+	"SELECT f.stage, f.type, f.owner, f.comment, f.source, f.status, f.rows_estimate AS rows, f.bytes_estimate AS bytes, f.changes_applied AS changes, " STAMP("f.last_change_at") " AS last_change_at," \
+	" f.as_of, " STAMP("f.as_of_at") " AS as_of_at, f.as_of_seconds, f.lag_ms, f.lag_bytes, coalesce(f.snapshot_state, 'none') AS snapshot_state, " STAMP("f.snapshot_at") " AS snapshot_at, " STAMP("f.gap_at") " AS gap_at," \
+	" CASE f.history WHEN 'false' THEN '' WHEN 'true' THEN 'for ever' ELSE f.history END AS history, f.violations, " STAMP("f.violation_at") " AS violation_at" \
+	" FROM lifecycle.freshness f JOIN lifecycle.stage s ON s.name = f.stage WHERE ($2 = '' OR f.stage = $2)" ALL_USED " ORDER BY s.place, f.type"
 #define DATASETS \
 	"SELECT id, dataset, from_stage, to_stage, requested_by, purpose, state, reason_code, reason, row_count, policy_digest, " STAMP("created_at") " AS created_at, " \
 	STAMP("updated_at") " AS updated_at FROM lifecycle.dataset_request WHERE ($2 = '' OR from_stage = $2 OR to_stage = $2)" ALL_USED " ORDER BY created_at DESC LIMIT $4::integer"
@@ -74,6 +75,8 @@ static const struct { const char *key, *sql; } parts[] = {
 	{ "datasets", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (SELECT * FROM (" DATASETS ") x LIMIT 8) t" },
 	{ "events", "SELECT coalesce(json_agg(t), '[]'::json)::text FROM (" EVENTS ") t" },
 	{ "quarantined", "SELECT count(*)::text FROM lifecycle.quarantine WHERE $1 = $1 AND $2 = $2 AND $3 = $3 AND $4::integer > 0" },
+	{ "violations", "SELECT coalesce(json_agg(v), '[]'::json)::text FROM (SELECT stage, type, owner, count(*) AS count, " STAMP("max(at)") " AS at FROM lifecycle.violation"
+	  " WHERE $1 = $1 AND $2 = $2 AND $3 = $3 AND $4::integer > 0 GROUP BY stage, type, owner ORDER BY max(at) DESC LIMIT 20) v" },
 	{ "now", "SELECT to_json(" STAMP("now()") ")::text WHERE $1 = $1 AND $2 = $2 AND $3 = $3 AND $4::integer > 0" },
 };
 

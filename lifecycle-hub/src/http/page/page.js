@@ -52,13 +52,41 @@ function stage(s, open) {
   return box;
 }
 
+const count = (n) => (n === null || n === undefined ? "–" : n.toLocaleString());
+const seconds = (s) => (s === null ? "never" : s < 90 ? s + " s ago" : s < 5400 ? Math.round(s / 60) + " min ago" : s < 129600 ? Math.round(s / 3600) + " h ago" : Math.round(s / 86400) + " d ago");
+
+// In one word what a type's rows are worth, the worst first; title: the sentence behind it.
+function worth(e) {
+  if (e.status === "NEVER") return ["wait", "not connected", "the agent of " + e.stage + " has never been heard"];
+  if (e.status === "STALE") return ["bad", "silent", "the agent of " + e.stage + " has missed three heartbeats: nothing new is known since"];
+  if (e.gap_at) return ["bad", "incomplete", "changes are missing; the owner was asked to send everything again"];
+  if (e.snapshot_state === "broken") return ["bad", "incomplete", "records of a snapshot are missing; another one is ordered"];
+  if (e.snapshot_state === "running") return ["busy", "loading", "a snapshot is arriving"];
+  if (!e.changes && e.snapshot_state === "none") return ["wait", "nothing yet", "no row has arrived"];
+  if (e.as_of_seconds === null || e.as_of_seconds > 60 || e.lag_ms > 60000) return ["wait", "behind", "the view, or the agent, is more than a minute behind the source"];
+  return ["good", "fresh", "complete, and as of the last heartbeat"];
+}
+
+function drawTypes(types, violations) {
+  const bad = types.filter((e) => worth(e)[0] === "bad").length, wait = types.filter((e) => ["wait", "busy"].includes(worth(e)[0])).length;
+  const line = !types.length ? "" : bad ? bad + " of " + types.length + " types cannot be relied on" : wait ? wait + " of " + types.length + " types are not up to date yet" : types.length === 1 ? "complete and fresh" : "all " + types.length + " types are complete and fresh";
+  at("entities").replaceChildren(el("p", "sum " + (bad ? "bad" : wait ? "wait" : "good"), line), table(["type", "owner", "rows", "as of", "", "history"], types.map((e) => {
+    const w = worth(e), chipOf = el("span", "chip " + w[0], w[1]), name = cell("w", e.type);
+    chipOf.title = w[2] + (e.lag_ms ? "; its source is " + e.lag_ms + " ms ahead" : "");
+    if (e.comment) name.append(el("small", "note", e.comment));
+    return [name, cell("w", e.owner), cell("n", count(e.rows)), cell("t", seconds(e.as_of_seconds)), chipOf, cell("t", e.history)];
+  }), "no entity types in the settings"));
+  for (const v of violations) {
+    at("entities").append(el("p", "bad", v.stage + " tried to change " + (v.type || "a type") + (v.owner ? ", which " + v.owner + " owns" : ", which nobody owns") + ": " + v.count + " refused, the last " + age(v.at) + " ago"));
+  }
+}
+
 function draw(o) {
   at("pipeline").replaceChildren(el("div", "flow", ...o.stages.map((s) => stage(s, o.open))));
   for (const g of o.origins) if (g.problem) at("pipeline").append(el("p", "bad", g.name + ": " + g.problem));
   at("open").replaceChildren(table(["promotion", "into", "state", "waits for", "since"], o.open.map((p) => [p.origin + " " + p.title, p.stage, chip(p.state), p.waiting_for || "", cell("t", age(p.created_at))]),
     "nothing waits"));
-  at("entities").replaceChildren(table(["type", "stage", "changes", "last change", "snapshot", ""], o.entities.map((e) => [e.type, e.stage, cell("n", e.rows.toLocaleString()), cell("t", age(e.last_change_at)), chip(e.snapshot_state), chip(e.status)]),
-    "no entities yet"));
+  drawTypes(o.entities, o.violations);
   at("events").replaceChildren(table(["when", "stage", "who", "what"], o.events.filter((e) => !STEPS.test(e.text)).slice(0, 16).map((e) => [cell("t", age(e.at)), cell("w", e.stage), cell("w", e.who), e.text]), "nothing happened yet"));
   at("datasets").replaceChildren(table(["dataset", "from → to", "rows", "state"], o.datasets.map((d) => [d.dataset, d.from_stage + " → " + d.to_stage, cell("n", d.row_count.toLocaleString()), chip(d.state)]), "none was asked for"));
   at("state").textContent = (o.quarantined ? o.quarantined + " in quarantine · " : "") + "as of " + new Date(o.now).toLocaleTimeString();
