@@ -621,7 +621,13 @@ START_TEST(described)
 	ck_assert(pull_until(&g, lot_renamed, 20000));
 	sql(&g, "INSERT INTO app.lot VALUES ('a', 1, 1, 'late', 'x@example.org')");
 	ck_assert(pull_until(&g, lots_described_equal, 20000));
-	unsigned told = g.m.descriptions;
+	unsigned told = g.m.descriptions, ended = g.m.ended;
+	/* a label that is renamed changes rows which no change tells, also while nobody looks */
+	rig_stop(&g);
+	sql(&g, "ALTER TYPE app.mood RENAME VALUE 'late' TO 'tardy'");
+	rig_start(&g);
+	ck_assert(pull_until(&g, lots_described_equal, 20000));
+	ck_assert_uint_gt(g.m.ended, ended);
 	rig_stop(&g);
 	ck_assert_uint_le(told, 40); /* what is no news is not told at every look */
 	rig_free(&g);

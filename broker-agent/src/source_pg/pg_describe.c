@@ -76,6 +76,89 @@ static int describe(struct pgsrc *s, const struct pgsrc_type *t, json_t **ret, s
 	return *ret ? 0 : sb_fail_nomem(err);
 }
 
+/* --- labels --- */
+
+/* {"column": [labels], ...} of the columns that have some. Returns new; NULL without memory. */
+static json_t *labels_of(const json_t *described)
+{
+	json_t *all = json_object();
+	const json_t *c;
+	size_t i;
+
+	json_array_foreach(json_object_get(described, "columns"), i, c)
+	{
+		json_t *labels = json_object_get(c, "labels");
+		if (json_array_size(labels) > 0 && json_object_set(all, json_string_value(json_object_get(c, "name")), labels) < 0) {
+			json_decref(all);
+			return NULL;
+		}
+	}
+	return all;
+}
+
+static bool holds(const json_t *labels, const json_t *label)
+{
+	const json_t *v;
+	size_t i;
+
+	json_array_foreach(labels, i, v)
+	{
+		if (json_equal(v, label))
+			return true;
+	}
+	return false;
+}
+
+/* A label is never dropped: one that is no longer there has another name now, in every row that has it. */
+static bool label_renamed(json_t *was, const json_t *now)
+{
+	const char *column;
+	json_t *labels;
+
+	json_object_foreach(was, column, labels)
+	{
+		const json_t *there = json_object_get(now, column), *v;
+		size_t i;
+		json_array_foreach(labels, i, v)
+		{
+			if (there && !holds(there, v))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Renaming a label changes rows that are never sent: the type is sent again. What was seen is remembered over restarts. */
+static int look_at_labels(struct pgsrc *s, const struct pgsrc_type *t, const json_t *described, bool *ret_wanted, struct sb_error *err)
+{
+	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
+	json_auto_t *now = labels_of(described), *was = NULL;
+	sb_cleanup(sb_freep) char *text = now ? json_dumps(now, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+	char key[192];
+
+	if (!text)
+		return sb_fail_nomem(err);
+	int r = sb_format(key, sizeof(key), err, "labels/%s/%s", s->set->name, t->conf->type);
+	if (r == 0)
+		r = sb_db_query(s->db, &st, err, "SELECT value FROM meta WHERE key = ?", "s", key);
+	if (r == 0)
+		r = sb_db_step(st, err);
+	if (r < 0)
+		return r;
+	if (r > 0)
+		was = json_loads(sb_db_text(st, 0), 0, NULL);
+	sb_db_done(SB_TAKE(st));
+	if ((was && json_equal(was, now)) || (!was && json_object_size(now) == 0))
+		return 0;
+	if (label_renamed(was, now)) {
+		*ret_wanted = true;
+		r = sb_db_run(s->db, NULL, err, "UPDATE snapshot SET state = 'wanted', reason = 'a label of an enum was renamed' WHERE source = ? AND type = ?", "ss", s->set->name,
+			t->conf->type);
+	}
+	/* last: after a crash in between the snapshot is wanted twice, not never */
+	return r < 0 ? r : sb_db_run(s->db, NULL, err, "INSERT OR REPLACE INTO meta(key, value) VALUES (?, ?)", "ss", key, text);
+}
+
 /* --- when --- */
 
 static void forget(struct pgsrc_type *t)
@@ -91,7 +174,7 @@ void pgsrc_descriptions_release(struct pgsrc *s)
 		forget(&s->type[i]);
 }
 
-int pgsrc_describe_look(struct pgsrc *s, uint64_t before, struct sb_error *err)
+int pgsrc_describe_look(struct pgsrc *s, uint64_t before, bool *ret_wanted, struct sb_error *err)
 {
 	for (size_t i = 0; i < s->n_types; i++) {
 		struct pgsrc_type *t = &s->type[i];
@@ -101,8 +184,12 @@ int pgsrc_describe_look(struct pgsrc *s, uint64_t before, struct sb_error *err)
 			continue;
 		}
 		int r = describe(s, t, &now, err);
-		if (r < 0)
+		if (r == 0)
+			r = look_at_labels(s, t, now, ret_wanted, err);
+		if (r < 0) {
+			json_decref(now);
 			return r;
+		}
 		bool waits = t->to_say && json_equal(t->to_say, now); /* it keeps its place: a stream that lags must reach it once */
 		bool news = !t->said || !json_equal(t->said, now);
 		if (waits || !(news || t->say_again)) {

@@ -215,7 +215,7 @@ int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
 	if (r == 0)
 		r = pgsrc_state_types(s, &wanted, err);
 	if (r == 0)
-		r = pgsrc_describe_look(s, before, err);
+		r = pgsrc_describe_look(s, before, &wanted, err);
 	if (r == 0)
 		r = open_publisher(s, err);
 	if (r == 0)
@@ -258,7 +258,7 @@ int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err)
 	if (r == 0)
 		r = look_at_slot(s, &slot, err);
 	if (r == 0)
-		r = pgsrc_describe_look(s, before, err);
+		r = pgsrc_describe_look(s, before, &wanted, err);
 	if (r == 0 && wanted)
 		wake_snapshots(s);
 	return r;

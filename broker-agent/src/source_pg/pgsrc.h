@@ -165,8 +165,9 @@ int pgsrc_guard(struct pgsrc *s, bool *ret_changed, struct sb_error *err) SB_MUS
 
 /* ---- pg_describe.c ---- */
 
-/** After a look at the catalog that began at position `before` and ended at s->server_lsn: which descriptions are to be sent. */
-int pgsrc_describe_look(struct pgsrc *s, uint64_t before, struct sb_error *err) SB_MUSTCHECK;
+/** After a look at the catalog that began at position `before` and ended at s->server_lsn: which descriptions are to be sent. ret_wanted: set
+ * when a type must be sent again, else left alone. */
+int pgsrc_describe_look(struct pgsrc *s, uint64_t before, bool *ret_wanted, struct sb_error *err) SB_MUSTCHECK;
 /** Sends those that the stream has reached. */
 int pgsrc_describe_send(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
 void pgsrc_descriptions_release(struct pgsrc *s);
