@@ -202,6 +202,27 @@ START_TEST(test_horizon)
 }
 END_TEST
 
+/* Windows that go over into each other without an end do not end at the horizon either */
+START_TEST(test_for_ever)
+{
+	const struct sb_window_spec daily = { .tz = "Europe/Paris", .start = "2026-01-01", .duration_ms = 86400000, .rrule = "FREQ=DAILY" };
+	const struct sb_window_spec weekly = { .tz = "UTC", .start = "2026-01-05", .duration_ms = 8 * 86400000LL, .rrule = "FREQ=WEEKLY" };
+	const struct sb_window_spec *const specs[] = { &daily, &weekly };
+
+	for (size_t i = 0; i < SB_COUNT(specs); i++) {
+		struct sb_window *w = make(specs[i]);
+		int64_t change = -1;
+		ck_assert(!sb_window_at(w, utc("2025-12-01T00:00"), &change));
+		ck_assert_int_gt(change, 0);
+		ck_assert(sb_window_at(w, utc("2030-06-01T00:00"), &change));
+		ck_assert_int_eq(change, 0);
+		ck_assert(sb_window_at(w, utc("2060-06-01T00:00"), &change));
+		ck_assert_int_eq(change, 0);
+		sb_window_free(w);
+	}
+}
+END_TEST
+
 START_TEST(test_format)
 {
 	char out[SB_ZONE_TIME_MAX];
@@ -244,6 +265,7 @@ int main(void)
 	tcase_add_loop_test(tc, test_refused, 0, (int)SB_COUNT(refused));
 	tcase_add_test(tc, test_at);
 	tcase_add_test(tc, test_horizon);
+	tcase_add_test(tc, test_for_ever);
 	tcase_add_test(tc, test_format);
 	tcase_add_test(tc, test_out_of_memory);
 	suite_add_tcase(s, tc);

@@ -5,7 +5,7 @@
 
 #include "engine.h"
 
-#define MS(time) "coalesce((extract(epoch FROM " time ") * 1000)::bigint, 0)"
+#define MS(time) "coalesce((date_part('epoch', " time ") * 1000)::bigint, 0)"
 
 /* Who is asked about: $1 promotion or '', $2 artifact, $3 stage, $4 kind */
 static const char one[] =
@@ -16,18 +16,18 @@ static const char waiting[] =
 
 static const char facts_head[] = "WITH subject AS MATERIALIZED (";
 static const char facts_body[] =
-	"), path AS MATERIALIZED (SELECT from_stage, to_stage FROM lifecycle.edge)"
+	"), path AS MATERIALIZED (SELECT from_stage, to_stage FROM lifecycle.edge), stops AS MATERIALIZED (SELECT * FROM lifecycle.stop ORDER BY stage, origin)"
 	" SELECT s.id, s.artifact, a.origin, s.stage, s.kind, s.policy, s.waiting_for, s.state, " MS("now()") ", " MS("s.created_at") ", a.seq, a.orphaned,"
 	" coalesce(up.verified, false), here.verified, " MS("up.since") ", coalesce(up.longest, 0), coalesce(cur.seq, 0),"
 	" coalesce(h.person || ': ' || h.reason, ''), " MS("h.since") ", coalesce(st.person || ': ' || st.reason, ''), " MS("st.since") ", coalesce(fl.what, ''), coalesce(old.id, ''), coalesce(last.state, ''),"
 	" votes.list, statuses.list, authors.list"
 	" FROM subject s JOIN lifecycle.artifact a ON a.id = s.artifact LEFT JOIN path ON path.to_stage = s.stage"
 	" LEFT JOIN LATERAL (SELECT bool_or(o.verified_at IS NOT NULL) AS verified, max(o.since) FILTER (WHERE o.until IS NULL) AS since,"
-	"   max((extract(epoch FROM coalesce(o.until, now()) - o.since) * 1000)::bigint) AS longest FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = path.from_stage) up ON true"
+	"   max((date_part('epoch', coalesce(o.until, now()) - o.since) * 1000)::bigint) AS longest FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = path.from_stage) up ON true"
 	" CROSS JOIN LATERAL (SELECT coalesce(bool_or(o.verified_at IS NOT NULL), false) AS verified FROM lifecycle.occupancy o WHERE o.artifact = a.id AND o.stage = s.stage) here"
 	" LEFT JOIN LATERAL (SELECT x.seq FROM lifecycle.occupancy o JOIN lifecycle.artifact x ON x.id = o.artifact WHERE o.stage = s.stage AND o.origin = a.origin AND o.until IS NULL) cur ON true"
 	" LEFT JOIN lifecycle.hold h ON h.stage = s.stage AND h.origin = a.origin"
-	" LEFT JOIN LATERAL (SELECT * FROM lifecycle.stop t WHERE t.stage IN ('', s.stage) AND t.origin IN ('', a.origin) ORDER BY t.stage, t.origin LIMIT 1) st ON true"
+	" LEFT JOIN LATERAL (SELECT * FROM stops t WHERE t.stage IN ('', s.stage) AND t.origin IN ('', a.origin) LIMIT 1) st ON true"
 	" LEFT JOIN LATERAL (SELECT p.id || ' ' || p.state AS what FROM lifecycle.promotion p WHERE p.stage = s.stage AND p.origin = a.origin AND p.id <> s.id"
 	"   AND p.state IN ('DISPATCHED', 'APPLYING', 'APPLIED', 'VERIFYING', 'HELD', 'IN_DOUBT')) fl ON true"
 	" LEFT JOIN LATERAL (SELECT p.id FROM lifecycle.promotion p WHERE p.stage = s.stage AND p.origin = a.origin AND p.seq < s.seq AND p.state IN ('PENDING', 'GATED', 'READY') ORDER BY p.seq LIMIT 1) old ON true"

@@ -219,58 +219,78 @@ int sb_policy_fit(struct sb_policy *p, const struct sb_policy_stage *stage, size
 
 /* --- windows --- */
 
-struct walk { const struct sb_policy *p; const struct sb_policy_edge *e; const struct sb_policy_window *denied; int64_t next; };
+/* The windows of one list at one time */
+struct set {
+	const struct sb_policy_window *active; /* the first, NULL: none */
+	bool for_ever;                         /* one of the active does not end */
+	int64_t last_end, first_end, next;     /* of the active; when another one begins; 0: none */
+};
 
-static bool any_active(struct walk *k, const struct sb_list *list, int64_t t, const struct sb_policy_window **ret)
+static struct set look(const struct sb_list *list, int64_t t)
 {
 	const struct sb_policy_window *w = list->item;
-	bool any = false;
+	struct set s = { NULL, false, 0, 0, 0 };
 
 	for (size_t i = 0; i < list->count; i++) {
 		int64_t change = 0;
-		if (sb_window_at(w[i].made, t, &change) && !any) {
-			any = true;
-			*ret = &w[i];
+		if (!sb_window_at(w[i].made, t, &change)) {
+			s.next = change && (!s.next || change < s.next) ? change : s.next;
+			continue;
 		}
-		if (change > t && (k->next == 0 || change < k->next))
-			k->next = change;
+		s.active = s.active ? s.active : &w[i];
+		s.for_ever = s.for_ever || !change;
+		s.last_end = change > s.last_end ? change : s.last_end;
+		s.first_end = change && (!s.first_end || change < s.first_end) ? change : s.first_end;
 	}
-	return any;
+	return s;
 }
 
-/* Open at t? next: when any window of the edge begins or ends after t. */
-static bool open_at(struct walk *k, int64_t t)
-{
-	const struct sb_policy_window *allowed = NULL, *frozen = NULL;
+struct at { struct set deny, freeze, allow; bool open; };
 
-	k->next = 0;
-	k->denied = NULL;
-	bool deny = any_active(k, &k->e->windows.deny, t, &k->denied);
-	bool freeze = any_active(k, &k->p->freezes, t, &frozen);
-	bool allow = any_active(k, &k->e->windows.allow, t, &allowed) || k->e->windows.allow.count == 0;
-	if (freeze && !deny)
-		k->denied = frozen;
-	return !deny && !freeze && allow;
+static struct at open_at(const struct sb_policy *p, const struct sb_policy_edge *e, int64_t t)
+{
+	struct at a = { look(&e->windows.deny, t), look(&p->freezes, t), look(&e->windows.allow, t), false };
+
+	a.open = !a.deny.active && !a.freeze.active && (a.allow.active || e->windows.allow.count == 0);
+	return a;
+}
+
+static int64_t earliest(int64_t a, int64_t b)
+{
+	return !a || (b && b < a) ? b : a;
+}
+
+/* The first moment after which it may be otherwise: nothing opens before all that closes has ended. 0: never. */
+static int64_t may_change(const struct at *a)
+{
+	if (a->open)
+		return earliest(earliest(a->deny.next, a->freeze.next), a->allow.first_end);
+	if (a->deny.for_ever || a->freeze.for_ever)
+		return 0;
+	if (a->deny.active || a->freeze.active)
+		return a->deny.last_end > a->freeze.last_end ? a->deny.last_end : a->freeze.last_end;
+	return a->allow.next;
 }
 
 void sb_policy_at(const struct sb_policy *p, const struct sb_policy_edge *e, int64_t t_ms, struct sb_policy_moment *ret)
 {
-	struct walk k = { .p = p, .e = e };
 	const struct sb_policy_window *allow = e->windows.allow.item;
+	struct at a = open_at(p, e, t_ms);
+	const struct sb_policy_window *closer = a.deny.active ? a.deny.active : a.freeze.active;
 
-	*ret = (struct sb_policy_moment){ .open = open_at(&k, t_ms) };
-	if (!ret->open && k.denied) {
-		(void)sb_window_since(k.denied->made, t_ms, &ret->since);
-		(void)snprintf(ret->reason, sizeof(ret->reason), "closed by \"%.100s\"", k.denied->name);
-		(void)snprintf(ret->tz, sizeof(ret->tz), "%.63s", k.denied->tz);
-	} else if (!ret->open) {
-		(void)sb_window_since(allow[0].made, t_ms, &ret->since);
-		(void)snprintf(ret->reason, sizeof(ret->reason), "outside of \"%.100s\"%s", allow[0].name, e->windows.allow.count > 1 ? " and the others" : "");
-		(void)snprintf(ret->tz, sizeof(ret->tz), "%.63s", allow[0].tz);
+	*ret = (struct sb_policy_moment){ .open = a.open };
+	if (!a.open) {
+		(void)sb_window_since((closer ? closer : &allow[0])->made, t_ms, &ret->since);
+		(void)snprintf(ret->tz, sizeof(ret->tz), "%.63s", (closer ? closer : &allow[0])->tz);
+		if (closer)
+			(void)snprintf(ret->reason, sizeof(ret->reason), "closed by \"%.100s\"", closer->name);
+		else
+			(void)snprintf(ret->reason, sizeof(ret->reason), "outside of \"%.100s\"%s", allow[0].name, e->windows.allow.count > 1 ? " and the others" : "");
 	}
-	int64_t t = k.next;
-	for (unsigned i = 0; t != 0 && i < STEPS_MAX; i++, t = k.next) {
-		if (open_at(&k, t) == ret->open)
+	int64_t t = may_change(&a);
+	for (unsigned i = 0; t != 0 && i < STEPS_MAX; i++, t = may_change(&a)) {
+		a = open_at(p, e, t);
+		if (a.open == ret->open)
 			continue;
 		*(ret->open ? &ret->next_close : &ret->next_open) = t;
 		return;

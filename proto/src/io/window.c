@@ -12,6 +12,7 @@
 #define DAY_S      86400
 #define SPANS_MAX  40000 /* a daily window for a hundred years */
 #define LENGTH_MAX (366LL * DAY_S)
+#define NEVER      (INT64_MAX / 2000) /* the end of a stretch that the rule goes on with for ever */
 
 struct span { int64_t from, to; }; /* seconds, UTC */
 struct sb_window {
@@ -154,8 +155,15 @@ static int expand(struct sb_window *w, const struct plan *plan, const char *text
 	bool any = false;
 	for (int64_t local = 0; r == 0 && it;) {
 		struct icaltimetype t = icalrecur_iterator_next(it);
-		if (icaltime_is_null_time(t) || (local = icaltime_as_timet(t)) > horizon)
+		if (icaltime_is_null_time(t))
 			break;
+		local = icaltime_as_timet(t);
+		if (local > horizon) {
+			/* each begins before the one before has ended: it does not end where we stop to look */
+			if (w->count > 0 && resolve(plan->zone, local) <= w->span[w->count - 1].to)
+				w->span[w->count - 1].to = NEVER;
+			break;
+		}
 		any = true;
 		r = add(w, plan, local, ret_field, err);
 	}
@@ -245,7 +253,8 @@ bool sb_window_at(const struct sb_window *w, int64_t t_ms, int64_t *ret_change_m
 	if (lo == w->count)
 		return false;
 	bool inside = w->span[lo].from * 1000 <= t_ms;
-	*ret_change_ms = (inside ? w->span[lo].to : w->span[lo].from) * 1000;
+	if (!inside || w->span[lo].to != NEVER)
+		*ret_change_ms = (inside ? w->span[lo].to : w->span[lo].from) * 1000;
 	return inside;
 }
 
