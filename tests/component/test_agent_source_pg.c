@@ -566,6 +566,80 @@ START_TEST(kinds_of_tables)
 }
 END_TEST
 
+/* --- partitions --- */
+
+#define PART_QUERY "SELECT json_object_agg(at || '|' || id || '|', json_build_array(at::text, id::text, v)) FROM app.part"
+
+/* A woken source looks at the catalog at once. */
+static bool parts_equal(struct rig *g)
+{
+	sb_lanes_wake(g->fix.a.lanes, "source/main");
+	return equal(g, "part", PART_QUERY);
+}
+
+/* Leaves that the source remembers; every look wakes it. */
+static size_t parts_known(struct rig *g)
+{
+	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_db *db = NULL;
+
+	sb_lanes_wake(g->fix.a.lanes, "source/main");
+	fix_ok(agent_state_open(&db, &g->fix.a, &err), err);
+	fix_ok(sb_db_query(db, &st, &err, "SELECT shape FROM snapshot WHERE type = 'part' AND state = 'done'", ""), err);
+	json_t *shape = sb_db_step(st, &err) > 0 ? json_loads(sb_db_text(st, 0), 0, NULL) : NULL;
+	size_t n = json_object_size(json_object_get(shape, "leaves"));
+	json_decref(shape);
+	sb_db_done(SB_TAKE(st));
+	sb_db_close(db);
+	return n;
+}
+
+/* What is done to partitions changes rows of the table without a word to a decoder. */
+START_TEST(partitions_come_and_go)
+{
+	static const char *const silent[] = {
+		"TRUNCATE app.part1",
+		"ALTER TABLE app.part DETACH PARTITION app.part2",
+		"UPDATE app.part2 SET v = 'alone'; ALTER TABLE app.part ATTACH PARTITION app.part2 FOR VALUES FROM (10) TO (20)",
+		/* away and back between two looks */
+		"BEGIN; ALTER TABLE app.part DETACH PARTITION app.part2; UPDATE app.part2 SET v = 'alone again';"
+		" ALTER TABLE app.part ATTACH PARTITION app.part2 FOR VALUES FROM (10) TO (20); COMMIT",
+		/* made, filled and attached by one transaction */
+		"BEGIN; CREATE TABLE app.part3 (LIKE app.part INCLUDING ALL); INSERT INTO app.part3 VALUES (21, 1, 'before');"
+		" ALTER TABLE app.part ATTACH PARTITION app.part3 FOR VALUES FROM (20) TO (30); COMMIT",
+		/* a branch that has leaves of its own */
+		"CREATE TABLE app.branch (LIKE app.part INCLUDING ALL) PARTITION BY RANGE (at); CREATE TABLE app.part4 PARTITION OF app.branch FOR VALUES FROM (30) TO (40);"
+		" INSERT INTO app.branch VALUES (31, 1, 'apart'); ALTER TABLE app.part ATTACH PARTITION app.branch FOR VALUES FROM (30) TO (50)",
+		"DROP TABLE app.part2",
+	};
+	struct rig g;
+
+	rig_make(&g, "parts");
+	g.table[2] = (struct agent_table){ .table = sb_strdup("app.part"), .type = sb_strdup("part") };
+	g.source.tables.count = 3;
+	sql(&g, "CREATE TABLE app.part (at int, id int, v text, PRIMARY KEY (at, id)) PARTITION BY RANGE (at);"
+		"CREATE TABLE app.part1 PARTITION OF app.part FOR VALUES FROM (0) TO (10); CREATE TABLE app.part2 PARTITION OF app.part FOR VALUES FROM (10) TO (20);"
+		"INSERT INTO app.part SELECT i, i, 'v' FROM generate_series(0, 19) i");
+	rig_start(&g);
+	ck_assert(pull_until(&g, snapshots_done, 20000));
+	ck_assert(pull_until(&g, parts_equal, 20000));
+	for (unsigned i = 0; i < SB_COUNT(silent); i++) {
+		sql(&g, silent[i]);
+		ck_assert_msg(pull_until(&g, parts_equal, 20000), "not equal after: %s", silent[i]);
+	}
+	/* what is made empty and filled later needs no snapshot: all of it comes by the stream */
+	unsigned ended = g.m.ended;
+	sql(&g, "CREATE TABLE app.part5 PARTITION OF app.part FOR VALUES FROM (50) TO (60); CREATE TABLE app.part6 PARTITION OF app.branch FOR VALUES FROM (40) TO (50);"
+		"INSERT INTO app.part VALUES (51, 1, 'e'), (41, 1, 'f')");
+	ck_assert(pull_until(&g, parts_equal, 20000));
+	ck_assert(wait_until(parts_known(&g) == 5, 20000));
+	ck_assert(pull_until(&g, parts_equal, 20000));
+	ck_assert_uint_eq(g.m.ended, ended);
+	rig_free(&g);
+}
+END_TEST
+
 /* --- what the catalog says --- */
 
 /* "comment / name type source_type comment labels; ..." of the last description of lots; woken, the source looks at its catalog at once */
@@ -666,6 +740,7 @@ static Suite *suite(void)
 	tcase_add_test(t, new_lives);
 	tcase_add_test(t, ddl_brings_a_snapshot);
 	tcase_add_test(t, kinds_of_tables);
+	tcase_add_test(t, partitions_come_and_go);
 	tcase_add_test(t, described);
 	tcase_add_test(t, row_too_large);
 	suite_add_tcase(s, t);

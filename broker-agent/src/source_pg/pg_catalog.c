@@ -17,6 +17,7 @@ void pgsrc_table_release(struct pgsrc_table *t)
 		free(t->column[i].type);
 	}
 	free(t->column);
+	pgsrc_leaves_release(t);
 	free(t->schema);
 	free(t->name);
 	*t = (struct pgsrc_table){ .oid = 0 };
@@ -306,6 +307,8 @@ int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, struct pg
 	}
 	if (r == 0 && t.oid && (!t.refusal[0] || t.harmful))
 		r = read_columns(pg, conf, &t, err);
+	if (r == 0 && t.kind == 'p' && !t.refusal[0])
+		r = pgsrc_leaves_read(pg, &t, err);
 	if (r < 0) {
 		pgsrc_table_release(&t);
 		return r;

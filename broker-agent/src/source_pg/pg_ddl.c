@@ -15,7 +15,8 @@ char *pgsrc_shape_text(const struct pgsrc_table *t)
 		if (json_array_append_new(columns, json_pack("[s, s, b, i]", c->name, c->type, c->key ? 1 : 0, c->attnum)) < 0)
 			return NULL;
 	}
-	json_auto_t *shape = json_pack("{s:I, s:i, s:O}", "oid", (json_int_t)t->oid, "natts", t->natts, "columns", columns);
+	json_auto_t *leaves = pgsrc_leaves_json(t);
+	json_auto_t *shape = json_pack("{s:I, s:i, s:O, s:O}", "oid", (json_int_t)t->oid, "natts", t->natts, "columns", columns, "leaves", leaves);
 	return shape ? json_dumps(shape, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 }
 
@@ -65,5 +66,5 @@ const char *pgsrc_shape_demands(const char *old_text, const struct pgsrc_table *
 		if (json_is_true(json_array_get(was, 2)) != c->key)
 			return "the key was changed";
 	}
-	return NULL;
+	return pgsrc_leaves_demand(json_object_get(old, "leaves"), now);
 }

@@ -229,6 +229,10 @@ static int check_type(struct pgsrc *s, struct pgsrc_type *t, bool *ret_wanted, s
 		reason = "the table was refused before"; /* a resync order may have made a row meanwhile */
 	} else {
 		changed = strcmp(sb_db_text(st, 0), now) != 0;
+		if (changed)
+			r = pgsrc_leaves_check(s->pg, sb_db_text(st, 0), &t->table, err);
+		if (r < 0)
+			return r;
 		reason = changed ? pgsrc_shape_demands(sb_db_text(st, 0), &t->table) : NULL;
 		*ret_wanted = *ret_wanted || strcmp(sb_db_text(st, 1), "done") != 0;
 	}

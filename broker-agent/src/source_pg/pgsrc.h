@@ -33,6 +33,14 @@ struct pgsrc_column {
 	bool key, has_default;
 };
 
+struct pgsrc_leaf {               /* a partition that holds rows */
+	uint32_t oid;
+	char *mark;               /* differs once its rows were changed without the stream */
+	bool born_here;           /* it never was anything but a part of the table */
+	bool one_go;              /* made and attached by one transaction */
+	bool filled;              /* that transaction also wrote rows (set by pgsrc_leaves_check) */
+};
+
 struct pgsrc_table {
 	uint32_t oid;
 	char *schema, *name;
@@ -43,6 +51,8 @@ struct pgsrc_table {
 	bool hides;               /* there are private columns */
 	bool listed;              /* the publication leaves them out (set by pgsrc_publication) */
 	bool harmful;             /* published, it would break the application's updates */
+	struct pgsrc_leaf *leaf;  /* of a partitioned table */
+	unsigned n_leaves;
 	int64_t estimate;         /* rows; 0 unknown */
 	char refusal[440];        /* why it cannot be a source, with the SQL that mends it; "": it can */
 };
@@ -60,6 +70,17 @@ bool pgsrc_is_private(const struct agent_table *conf, const char *column);
 char *pgsrc_shape_text(const struct pgsrc_table *t);
 /** Why rows that were sent under the old shape must be sent again; NULL when they need not. */
 const char *pgsrc_shape_demands(const char *old_text, const struct pgsrc_table *now);
+
+/* ---- pg_partition.c: changes of partitions, which no decoder tells ---- */
+
+int pgsrc_leaves_read(struct sb_pg *pg, struct pgsrc_table *t, struct sb_error *err) SB_MUSTCHECK;
+void pgsrc_leaves_release(struct pgsrc_table *t);
+/** Returns new: what is remembered of the leaves; NULL without memory. */
+json_t *pgsrc_leaves_json(const struct pgsrc_table *t);
+/** Why the rows must be sent again; NULL when they need not. */
+const char *pgsrc_leaves_demand(const json_t *old, const struct pgsrc_table *now);
+/** Looks into the leaves that are new since old_text (a shape) and could have been filled before they were attached. */
+int pgsrc_leaves_check(struct sb_pg *pg, const char *old_text, struct pgsrc_table *now, struct sb_error *err) SB_MUSTCHECK;
 
 /* ---- pg_relation.c, pg_stream.c: from messages to batches ---- */
 
