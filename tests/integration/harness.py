@@ -128,10 +128,11 @@ class Process:
 
 
 class Platform:
-    """`brokers`: "kafka" (real, one per stage) or "mock" (in process). `forge`: "gitea" or "bare"."""
+    """`brokers`: "kafka" (real, one per stage) or "mock" (in process). `forge`: "gitea" or "bare". `apart`: every stage's database is on a server of
+    its own, which can be killed alone; `postgres`: settings of the servers, key=value."""
 
     def __init__(self, brokers="kafka", forge="bare", stages=None, sources=None, types=None, datasets=None, modes=None, origins=("model",), extra_agent=None,
-                 replicas=(), postgres=()):
+                 replicas=(), apart=False, postgres=()):
         self.dir = tempfile.mkdtemp(prefix="sb-it-")
         os.chmod(self.dir, 0o755)
         self.kind, self.forge_kind = brokers, forge
@@ -143,7 +144,7 @@ class Platform:
         self.origins = list(origins)
         self.extra_agent = extra_agent or {}  # stage -> dict merged into the agent's settings
         self.replicas = set(replicas)
-        self.postgres = list(postgres)      # settings of the server, key=value
+        self.apart, self.postgres = apart, list(postgres)
         self.brokers, self.agents, self.hub = {}, {}, None
         self.mock = None
         self.gitea = None
@@ -174,7 +175,7 @@ class Platform:
         if self.mock:
             self.mock.stdin.close()
             self.mock.wait()
-        stops = [lambda: service("postgres", "stop", self.path("pg"))]
+        stops = [lambda c=c: service("postgres", "stop", c) for c in self.clusters() if os.path.exists(c)]
         if self.kind == "kafka":
             stops += [lambda s=s: service("kafka", "stop", self.path("kafka-" + s)) for s in self.brokers]
         if self.gitea:
@@ -203,9 +204,16 @@ class Platform:
             parallel(*[lambda s=s: self.brokers.__setitem__(s, service("kafka", "start", self.path("kafka-" + s), 0)) for s in self.stages[i:i + 2]])
 
     def _start_postgres(self):
-        service("postgres", "start", self.path("pg"), *self.postgres)
+        parallel(*[lambda c=c: service("postgres", "start", c, *self.postgres) for c in self.clusters()])
         for db in self.stages + ["hub_" + TENANT]:
-            self.psql("postgres", f'CREATE DATABASE "{db}"')
+            subprocess.run(["psql", "-Xq", service("postgres", "dsn", self.cluster(db)), "-c", f'CREATE DATABASE "{db}"'], check=True)
+
+    def cluster(self, db):
+        """The folder of the server that has the database."""
+        return self.path("pg-" + db if self.apart and db in self.stages else "pg")
+
+    def clusters(self):
+        return sorted({self.cluster(db) for db in self.stages + ["hub_" + TENANT]})
 
     def _start_forge(self):
         if self.forge_kind == "gitea":
@@ -220,7 +228,7 @@ class Platform:
         return self.path(name)
 
     def dsn(self, db):
-        return service("postgres", "dsn", self.path("pg"), db)
+        return service("postgres", "dsn", self.cluster(db), db)
 
     def agent_settings(self, stage):
         base = {
