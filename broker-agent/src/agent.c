@@ -196,6 +196,8 @@ static int start_sources(struct agent_whole *w, struct sb_error *err)
 		w->dir_lane[i] = (struct agent_dir_lane){ .agent = a, .source = &dir[i] };
 		r = start_source(a, dir[i].name, "", agent_dir_source_lane, &w->dir_lane[i], err);
 	}
+	if (r == 0 && a->set.entities.count > 0)
+		r = start_source(a, AGENT_SOCKET_SOURCE, "", agent_socket_source_lane, a, err);
 	return r;
 }
 
@@ -292,4 +294,16 @@ void agent_board_source(struct agent *a, const struct agent_source_state *s)
 	pthread_mutex_unlock(&b->lock);
 	if (i == SB_COUNT(b->source))
 		sb_log_limited(SB_WARN, "board_full", "sources", NULL);
+}
+
+bool agent_board_source_is(struct agent *a, const char *name, const char *state)
+{
+	struct agent_board *b = &a->board;
+	bool is = false;
+
+	pthread_mutex_lock(&b->lock);
+	for (unsigned i = 0; i < b->n_sources; i++)
+		is = is || (strcmp(b->source[i].name, name) == 0 && strcmp(b->source[i].state, state) == 0);
+	pthread_mutex_unlock(&b->lock);
+	return is;
 }

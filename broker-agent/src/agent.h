@@ -48,6 +48,7 @@ void agent_close(struct agent *a);                                      /* stops
 
 void agent_board_head(struct agent *a, const struct sb_stream_out *so);
 void agent_board_source(struct agent *a, const struct agent_source_state *s);  /* by name */
+bool agent_board_source_is(struct agent *a, const char *name, const char *state);
 
 /* Lane bodies, one file each; user is struct agent * or the named struct of their header. */
 int agent_courier_lane(struct sb_lane *lane, void *user, struct sb_error *err);   /* outbox, heartbeats, outgoing transfers -> broker */

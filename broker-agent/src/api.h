@@ -19,9 +19,11 @@ int agent_api_user(struct agent *a, struct sb_http_request *req, char out[96], s
  *                 GET  /v1/pushes, GET /v1/pushes/{id}
  *  api_promote.c  POST /v1/promotions             {action, origin, artifact, stage, reason}; GET /v1/promotions/{id} (request's fate)
  *  api_data.c     POST /v1/datasets               {dataset, from, purpose}; GET /v1/datasets, GET /v1/datasets/{request}
- *  api_entity.c   GET  /v1/entities               types, sources, progress
+ *  api_entity.c   GET  /v1/entities               types, sources, columns, progress
+ *                 POST /v1/sources/{name}/confirm a mass deletion that waits is meant
+ *  api_entity_write.c  PUT, DELETE, GET /v1/entities/{type}/{key}; POST, DELETE, GET /v1/entities/{type}   entities of the socket
  */
 extern const struct sb_http_route agent_api_status_routes[], agent_api_git_routes[], agent_api_promote_routes[], agent_api_data_routes[],
-	agent_api_entity_routes[];   /* each ends with method NULL */
+	agent_api_entity_routes[], agent_api_entity_write_routes[];   /* each ends with method NULL */
 
 #endif

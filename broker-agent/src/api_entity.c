@@ -36,6 +36,9 @@ static int types_json(struct agent *a, struct sb_db *db, json_t *list, struct sb
 	}
 	for (size_t i = 0; r == 0 && i < a->set.directories.count; i++)
 		r = add_type(db, list, dir[i].type, dir[i].name, "directory", dir[i].path, err);
+	const struct agent_socket_type *e = a->set.entities.item;
+	for (size_t i = 0; r == 0 && i < a->set.entities.count; i++)
+		r = add_type(db, list, e[i].type, AGENT_SOCKET_SOURCE, "socket", a->set.api.socket, err);
 	return r;
 }
 
@@ -58,7 +61,37 @@ static int get_entities(struct sb_http_request *req, struct sb_http_reply *reply
 	return body ? sb_http_json(reply, body, err) : sb_fail_nomem(err);
 }
 
+/* What is gone from a folder, all at once, is meant to be gone. Only for what waits now: the next mass deletion asks again. */
+static int confirm(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err)
+{
+	const char *name = sb_http_param(req, "name");
+	sb_cleanup(sb_freep) char *key = sb_asprintf("confirmed/%s", name), *lane = sb_asprintf("source/%s", name);
+	struct agent *a = user;
+	const struct agent_dir_source *dir = a->set.directories.item;
+	struct sb_db *db = NULL;
+	size_t i = 0;
+
+	if (!key || !lane)
+		return sb_fail_nomem(err);
+	while (i < a->set.directories.count && strcmp(dir[i].name, name) != 0)
+		i++;
+	if (i == a->set.directories.count)
+		return sb_fail(err, SB_ENOTFOUND, "no folder of the settings (directories) has that name");
+	if (!agent_board_source_is(a, name, "deletion held"))
+		return sb_fail(err, SB_ESTATE, "no deletion of source \"%s\" waits", name);
+	int r = agent_state_open(&db, a, err);
+	if (r == 0)
+		r = sb_db_run(db, NULL, err, "INSERT OR REPLACE INTO meta(key, value) VALUES (?, 1)", "s", key);
+	sb_db_close(db);
+	if (r < 0)
+		return r;
+	sb_lanes_wake(a->lanes, lane);
+	json_t *body = json_pack("{s:s, s:s}", "source", name, "state", "confirmed");
+	return body ? sb_http_json(reply, body, err) : sb_fail_nomem(err);
+}
+
 const struct sb_http_route agent_api_entity_routes[] = {
 	{ "GET", "/v1/entities", 0, 0, get_entities, "entity types, their sources and the progress of their snapshots" },
+	{ "POST", "/v1/sources/{name}/confirm", 0, 0, confirm, "believe the deletion of much of a folder that waits for a second look" },
 	{ NULL, NULL, 0, 0, NULL, NULL },
 };

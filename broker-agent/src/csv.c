@@ -95,14 +95,15 @@ int csv_next(struct csv *c, struct sb_cell *field, unsigned max, unsigned *ret_n
 		if (r < 0)
 			return r;
 		/* the buffer may move: places first, pointers when it is whole */
-		field[n++] = (struct sb_cell){ .kind = SB_CELL_VALUE, .p = NULL, .n = c->text.len - at };
+		field[n] = (struct sb_cell){ .kind = is_quoted || c->text.len > at ? SB_CELL_VALUE : SB_CELL_NULL, .p = NULL, .n = c->text.len - at };
+		n++;
 		r = separator(c, err);
 	}
 	if (r < 0)
 		return r;
 	r = sb_buf_check(&c->text, "record", err);
 	if (r < 0)
-		return r;
+		return sb_fail_prefix(err, "line %u", line);
 	if (!sb_utf8_ok(c->text.data, c->text.len))
 		return sb_fail(err, SB_EPROTO, "line %u: not UTF-8, or a NUL", line);
 	if (c->n_fields && n != c->n_fields)

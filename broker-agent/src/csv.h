@@ -1,5 +1,5 @@
 /* Strict CSV (RFC 4180, UTF-8): comma, double quotes, LF or CRLF; every record has as many fields as the first one, the header. What does not fit is refused
- * with its line. Pure; a reader belongs to one thread. */
+ * with its line. An empty field without quotes is NULL, one with quotes ("") is an empty text. Pure; a reader belongs to one thread. */
 #ifndef AGENT_CSV_H
 #define AGENT_CSV_H
 

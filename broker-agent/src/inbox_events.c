@@ -252,6 +252,13 @@ static int resync_ordered(struct agent_inbox *in, const struct sb_meta *meta, js
 			found++;
 		}
 	}
+	const struct agent_socket_type *e = in->a->set.entities.item;
+	for (size_t i = 0; r == 0 && i < in->a->set.entities.count; i++) {
+		if (strcmp(e[i].type, type) == 0) {
+			r = want_snapshot(in, AGENT_SOCKET_SOURCE, type, reason, err);
+			found++;
+		}
+	}
 	if (r < 0)
 		return r;
 	if (found == 0)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent.h"
+#include "source_dir/dir_infer.h"
 #include "stagebridge/git.h"
 #include "stagebridge/log.h"
 
@@ -19,11 +20,14 @@ static const char help[] =
 	"Usage: broker-agent [--config FILE]            run until SIGTERM or SIGINT\n"
 	"       broker-agent [--config FILE] --check-config\n"
 	"       broker-agent [--config FILE] --print-config\n"
+	"       broker-agent [--config FILE] --infer NAME\n"
 	"       broker-agent --print-reference\n"
 	"\n"
 	"  -c, --config FILE    settings in YAML; default " DEFAULT_CONFIG "\n"
 	"      --check-config   read and check the settings, say what is wrong with file, line and key, and stop\n"
 	"      --print-config   show the settings in force, with defaults and SB_* variables applied; secrets as paths\n"
+	"      --infer NAME     read the folder of that name in `directories` and show the columns that its values fit,\n"
+	"                       ready to be pinned in the settings\n"
 	"      --print-reference  all settings with type, default, range and meaning, as Markdown\n"
 	"      --version        show the version\n"
 	"  -h, --help           show this\n"
@@ -37,7 +41,7 @@ static const char help[] =
 	"\n"
 	"Logs go to standard error, one line an event. Exit status 78: the configuration is wrong.\n";
 
-enum { MODE_RUN, MODE_CHECK, MODE_PRINT };
+enum { MODE_RUN, MODE_CHECK, MODE_PRINT, MODE_INFER };
 
 static int print_buf(struct sb_buf *b, const char *what)
 {
@@ -67,8 +71,29 @@ static int complain(const struct sb_error *err)
 	return sb_code_exit(err->code);
 }
 
-/* --check-config and --print-config: no state is touched, so both are safe beside a running agent. */
-static int look(const char *file, int mode)
+static int infer(const struct agent_settings *set, const char *name)
+{
+	const struct agent_dir_source *dir = set->directories.item;
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_buf out;
+	size_t i = 0;
+
+	while (i < set->directories.count && strcmp(dir[i].name, name) != 0)
+		i++;
+	if (i == set->directories.count) {
+		(void)sb_fail(&err, SB_ECONFIG, "no folder is called \"%s\" in `directories`", name);
+		return complain(&err);
+	}
+	sb_buf_init(&out, OUTPUT_MAX);
+	if (agent_dir_infer(&dir[i], &out, &err) < 0) {
+		sb_buf_release(&out);
+		return complain(&err);
+	}
+	return print_buf(&out, "the columns");
+}
+
+/* --check-config, --print-config and --infer: no state is touched, so all are safe beside a running agent. */
+static int look(const char *file, int mode, const char *name)
 {
 	struct agent_settings set = { .tenant = NULL };
 	struct sb_error err = SB_ERROR_INIT;
@@ -80,6 +105,8 @@ static int look(const char *file, int mode)
 	if (mode == MODE_CHECK) {
 		(void)printf("%s: ok: stage %s of tenant %s, %zu databases, %zu folders, %zu origins\n", file, set.stage, set.tenant, set.postgres.count,
 			set.directories.count, set.origins.count);
+	} else if (mode == MODE_INFER) {
+		status = infer(&set, name);
 	} else {
 		sb_buf_init(&out, OUTPUT_MAX);
 		sb_settings_print(agent_settings_table, &set, &out);
@@ -125,17 +152,18 @@ static int run(const char *file)
 
 int main(int argc, char **argv)
 {
-	enum { OPT_CHECK = 256, OPT_PRINT, OPT_REFERENCE, OPT_VERSION };
+	enum { OPT_CHECK = 256, OPT_PRINT, OPT_REFERENCE, OPT_VERSION, OPT_INFER };
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
 		{ "check-config", no_argument, NULL, OPT_CHECK },
 		{ "print-config", no_argument, NULL, OPT_PRINT },
+		{ "infer", required_argument, NULL, OPT_INFER },
 		{ "print-reference", no_argument, NULL, OPT_REFERENCE },
 		{ "version", no_argument, NULL, OPT_VERSION },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
-	const char *file = DEFAULT_CONFIG;
+	const char *file = DEFAULT_CONFIG, *name = NULL;
 	int mode = MODE_RUN;
 	int opt;
 
@@ -154,6 +182,10 @@ int main(int argc, char **argv)
 		case OPT_PRINT:
 			mode = MODE_PRINT;
 			break;
+		case OPT_INFER:
+			mode = MODE_INFER;
+			name = optarg;
+			break;
 		case OPT_REFERENCE:
 			return print_reference();
 		case OPT_VERSION:
@@ -171,5 +203,5 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "broker-agent: unexpected argument \"%s\"\nTry \"broker-agent --help\".\n", argv[optind]);
 		return 1;
 	}
-	return mode == MODE_RUN ? run(file) : look(file, mode);
+	return mode == MODE_RUN ? run(file) : look(file, mode, name);
 }

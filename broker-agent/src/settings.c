@@ -5,12 +5,14 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "column_type.h"
 #include "stagebridge/text.h"
 
 #define SLOT_MAX 63
 
 static const char *const security_choices[] = { "plaintext", "ssl", "sasl_ssl", NULL };
 static const char *const dir_choices[] = { "json", "jsonl", "csv", NULL };
+static const char *const rows_choices[] = { "document", "columns", NULL };
 static const char *const level_choices[] = { "debug", "info", "warn", "error", NULL };
 static const char *const format_choices[] = { "logfmt", "json", NULL };
 
@@ -74,6 +76,13 @@ static const struct sb_setting postgres_table[] = {
 	END,
 };
 
+static const struct sb_setting pin_table[] = {
+	{ .key = "name", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AT(row_pin, name), .help = "Name of the column: the field of a document, or of a CSV header." },
+	{ .key = "type", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AT(row_pin, type),
+	  .help = "boolean, smallint, integer, bigint, numeric, double precision, date, timestamp, timestamptz, uuid, text or jsonb." },
+	END,
+};
+
 static const struct sb_setting directory_table[] = {
 	{ .key = "name", .type = SB_SET_NAME, .flags = SB_SET_REQUIRED, AT(agent_dir_source, name), .help = "Name of the source in logs and status." },
 	{ .key = "type", .type = SB_SET_TYPE, .flags = SB_SET_REQUIRED, AT(agent_dir_source, type), .help = "The entity type that the files become." },
@@ -82,8 +91,34 @@ static const struct sb_setting directory_table[] = {
 	  .help = "json: a document per file; jsonl: one per line; csv: one per row, with a header." },
 	{ .key = "key", .type = SB_SET_STRING, AT(agent_dir_source, key), .dflt = "",
 	  .help = "Field that identifies a document; empty: the file name without its suffix (json only)." },
+	{ .key = "rows", .type = SB_SET_CHOICE, AT(agent_dir_source, rows), .dflt = "document", .choices = rows_choices,
+	  .help = "What a JSON document becomes: document: the columns key and document; columns: a column for each of its fields. CSV rows and pinned columns are always columns." },
+	{ .key = "columns", .type = SB_SET_LIST, AT(agent_dir_source, columns), .max = 1600, .sub = pin_table, .item_size = sizeof(struct row_pin),
+	  .help = "The columns and their types, pinned; without them they are learned from the values (broker-agent --infer shows them)." },
+	{ .key = "private", .type = SB_SET_STRINGS, AT(agent_dir_source, private_columns), .max = 1600, .help = "Columns, or fields of JSON documents, that never leave the stage." },
 	{ .key = "poll", .type = SB_SET_DURATION, AT(agent_dir_source, poll_ms), .dflt = "5s", .min = 100, .max = 86400000,
-	  .help = "How often the folder is looked through." },
+	  .help = "How often the whole folder is looked through; where the system tells of changes they are seen at once." },
+	{ .key = "depth", .type = SB_SET_INT, AT(agent_dir_source, depth), .dflt = "0", .max = 16, .help = "How many levels of folders below it are looked into." },
+	{ .key = "max_files", .type = SB_SET_INT, AT(agent_dir_source, max_files), .dflt = "200000", .min = 1, .max = 2000000,
+	  .help = "With more files nothing is read, and the source says so." },
+	{ .key = "max_file", .type = SB_SET_SIZE, AT(agent_dir_source, max_file), .dflt = "32MiB", .min = 1, .max = 1073741824,
+	  .help = "Larger files are invalid; a file is in memory while it is read." },
+	{ .key = "delete_share", .type = SB_SET_INT, AT(agent_dir_source, delete_share), .dflt = "50", .min = 1, .max = 100,
+	  .help = "When more than this share of all documents is gone at once, in percent (and more than ten), their deletion waits for delete_wait; 100: never." },
+	{ .key = "delete_wait", .type = SB_SET_DURATION, AT(agent_dir_source, delete_wait_ms), .dflt = "1h", .min = 100, .max = 2592000000,
+	  .help = "How long it waits before it is believed, unless somebody confirms it (stagebridge source confirm)." },
+	END,
+};
+
+static const struct sb_setting entity_table[] = {
+	{ .key = "type", .type = SB_SET_TYPE, .flags = SB_SET_REQUIRED, AT(agent_socket_type, type), .help = "The entity type that applications may write." },
+	{ .key = "key", .type = SB_SET_STRING, AT(agent_socket_type, key), .dflt = "key", .help = "Name of the column that holds the key." },
+	{ .key = "columns", .type = SB_SET_LIST, AT(agent_socket_type, columns), .max = 1600, .sub = pin_table, .item_size = sizeof(struct row_pin),
+	  .help = "The columns and their types; without them there are two: the key, and the document." },
+	{ .key = "private", .type = SB_SET_STRINGS, AT(agent_socket_type, private_columns), .max = 1600, .help = "Fields that never leave the stage." },
+	{ .key = "max_rows", .type = SB_SET_INT, AT(agent_socket_type, max_rows), .dflt = "1000000", .min = 1, .max = 100000000,
+	  .help = "Entities of the type, deleted ones that the broker does not have yet included; one more is refused." },
+	{ .key = "max_body", .type = SB_SET_SIZE, AT(agent_socket_type, max_body), .dflt = "8MiB", .min = 1024, .max = 67108864, .help = "Largest request." },
 	END,
 };
 
@@ -149,6 +184,7 @@ const struct sb_setting agent_settings_table[] = {
 	LIST("users", users, user_table, agent_user, 10000, "Who an account of this machine is in the tenant; unlisted ones keep their name."),
 	LIST("postgres", postgres, postgres_table, agent_pg_source, 32, "PostgreSQL databases whose tables become entities."),
 	LIST("directories", directories, directory_table, agent_dir_source, 32, "Folders whose files become entities."),
+	LIST("entities", entities, entity_table, agent_socket_type, 100, "Entity types that applications write through the local API."),
 	GROUP("replica", replica_table, "Read-only copies of other stages' entities."),
 	LIST("origins", origins, origin_table, agent_origin, 64, "What is deployed into this stage."),
 	GROUP("datasets", datasets_table, "Anonymized datasets."),
@@ -253,6 +289,9 @@ static int each_type(const struct agent_settings *set, int (*fn)(void *user, con
 	}
 	for (size_t i = 0; r == 0 && i < set->directories.count; i++)
 		r = fn(user, dir[i].name, dir[i].type);
+	const struct agent_socket_type *e = set->entities.item;
+	for (size_t i = 0; r == 0 && i < set->entities.count; i++)
+		r = fn(user, AGENT_SOCKET_SOURCE, e[i].type);
 	return r;
 }
 
@@ -280,6 +319,50 @@ static int check_type(void *user, const char *source, const char *type)
 		return 0;
 	tc->twice = type;
 	return 1;
+}
+
+/* Pinned columns: known types, no name twice, none of them private, the key among them. */
+static int check_pins(const struct sb_list *columns, const struct sb_strings *hidden, const char *key, const char *file, const char *where, struct sb_error *err)
+{
+	const struct row_pin *pin = columns->item;
+	bool has_key = false;
+
+	for (size_t i = 0; i < hidden->count; i++) {
+		if (strcmp(hidden->item[i], key) == 0)
+			return bad(err, file, where, "the key cannot be private", key);
+	}
+	for (size_t i = 0; i < columns->count; i++) {
+		if (!*pin[i].name || strlen(pin[i].name) > 63)
+			return bad(err, file, where, "a name is empty or longer than 63 bytes", NULL);
+		if (!column_type_find(pin[i].type))
+			return bad(err, file, where, "is no type of a column (see the reference)", pin[i].type);
+		for (size_t k = 0; k < hidden->count; k++) {
+			if (strcmp(pin[i].name, hidden->item[k]) == 0)
+				return bad(err, file, where, "is private too", pin[i].name);
+		}
+		for (size_t k = 0; k < i; k++) {
+			if (strcmp(pin[i].name, pin[k].name) == 0)
+				return bad(err, file, where, "is there twice", pin[i].name);
+		}
+		has_key = has_key || strcmp(pin[i].name, key) == 0;
+	}
+	return has_key || !columns->count ? 0 : bad(err, file, where, "the key is not among them", key);
+}
+
+static int check_documents(const struct agent_settings *set, const char *file, struct sb_error *err)
+{
+	const struct agent_dir_source *dir = set->directories.item;
+	const struct agent_socket_type *e = set->entities.item;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < set->directories.count; i++) {
+		r = check_pins(&dir[i].columns, &dir[i].private_columns, has(dir[i].key) ? dir[i].key : "key", file, "directories.columns", err);
+		if (r == 0 && strcmp(dir[i].name, AGENT_SOCKET_SOURCE) == 0)
+			r = bad(err, file, "directories.name", "is the name of the socket's own source", dir[i].name);
+	}
+	for (size_t i = 0; r == 0 && i < set->entities.count; i++)
+		r = check_pins(&e[i].columns, &e[i].private_columns, e[i].key, file, "entities.columns", err);
+	return r;
 }
 
 static int check_sources(struct agent_settings *set, const char *file, struct sb_error *err)
@@ -359,6 +442,8 @@ int agent_settings_load(struct agent_settings *set, const char *file, struct sb_
 	r = check_plain(&s, file, err);
 	if (r == 0)
 		r = check_sources(&s, file, err);
+	if (r == 0)
+		r = check_documents(&s, file, err);
 	if (r == 0)
 		r = check_origins(&s, file, err);
 	if (r == 0)

@@ -18,15 +18,36 @@ struct agent_pg_source {
 	struct sb_list tables;    /* struct agent_table */
 };
 
+struct row_pin { char *name, *type; };   /* a column and its type, see column_type.h */
+
 struct agent_dir_source {
 	char *name;
 	char *type;
 	char *path;
 	int format;               /* AGENT_DIR_JSON, _JSONL, _CSV */
+	int rows;                 /* AGENT_ROWS_DOCUMENT, _COLUMNS: what a JSON document becomes */
 	char *key;                /* field that identifies a document; empty: the file name without its suffix (JSON only) */
+	struct sb_list columns;   /* struct row_pin; none: the columns are learned */
+	struct sb_strings private_columns; /* never leave the stage */
 	int64_t poll_ms;
+	int64_t depth;            /* folders below the folder */
+	int64_t max_files;
+	uint64_t max_file;        /* bytes */
+	int64_t delete_share;     /* percent of all that may go at once */
+	int64_t delete_wait_ms;   /* more than that waits for as long */
 };
 enum { AGENT_DIR_JSON, AGENT_DIR_JSONL, AGENT_DIR_CSV };
+enum { AGENT_ROWS_DOCUMENT, AGENT_ROWS_COLUMNS };
+
+#define AGENT_SOCKET_SOURCE "socket"   /* name of the source of all these types */
+struct agent_socket_type {    /* a type that applications write through the socket */
+	char *type;
+	struct sb_list columns;   /* struct row_pin; none: key and document */
+	char *key;                /* name of the key column */
+	struct sb_strings private_columns;
+	int64_t max_rows;
+	uint64_t max_body;        /* bytes of one request */
+};
 
 struct agent_user { char *unix_name; char *user; };   /* socket peer -> tenant user; unlisted peers keep their own name */
 
@@ -50,6 +71,7 @@ struct agent_settings {
 	struct sb_list users;
 	struct sb_list postgres;      /* struct agent_pg_source */
 	struct sb_list directories;   /* struct agent_dir_source */
+	struct sb_list entities;      /* struct agent_socket_type */
 	struct { char *conninfo; } replica;  /* empty: no read-only copies */
 	struct sb_list origins;       /* struct agent_origin */
 	struct { char *policies, *inbox, *secret; uint64_t max_bytes; } datasets; /* folder of policy files; folder where datasets arrive; tenant root key file */

@@ -9,6 +9,7 @@ struct agent_dir_lane { struct agent *agent; const struct agent_dir_source *sour
 int agent_pg_source_lane(struct sb_lane *lane, void *user, struct sb_error *err);   /* struct agent_pg_lane; lane "source/<name>" */
 int agent_pg_snapshot_lane(struct sb_lane *lane, void *user, struct sb_error *err); /* the same struct; lane "source/<name>/snapshot" */
 int agent_dir_source_lane(struct sb_lane *lane, void *user, struct sb_error *err);  /* struct agent_dir_lane */
+int agent_socket_source_lane(struct sb_lane *lane, void *user, struct sb_error *err); /* struct agent; lane "source/socket", for all types of the socket */
 
 #define AGENT_PUBLISHER_BYTES (8u * 1024 * 1024)   /* in flight; more waits at the source */
 #define AGENT_PUBLISHER_RECORDS 8192
@@ -36,5 +37,14 @@ int agent_publisher_poll(struct agent_publisher *p, int timeout_ms, struct sb_er
 int agent_publisher_fd(const struct agent_publisher *p);
 /** Polls until everything is acknowledged; SB_ETIMEOUT after timeout_ms. */
 int agent_publisher_flush(struct agent_publisher *p, int timeout_ms, struct sb_error *err) SB_MUSTCHECK;
+
+/* publisher_sync.c: for sources that send a batch and wait for it. */
+
+/** Waits for the broker to have everything, or until there is room. SB_ESHUTDOWN when the lane is to stop, SB_EKAFKA: broken. */
+int agent_publisher_wait(struct agent_publisher *p, struct sb_lane *lane, bool for_room, struct sb_error *err) SB_MUSTCHECK;
+/** Begin and end of a snapshot on its stream; point: its consistent point. */
+struct agent_marker { const char *stream, *type; uint64_t incarnation, point, rows; const char *reason; };
+int agent_publisher_begun(struct agent_publisher *p, struct sb_lane *lane, const struct agent_marker *m, struct sb_error *err) SB_MUSTCHECK;
+int agent_publisher_ended(struct agent_publisher *p, struct sb_lane *lane, const struct agent_marker *m, struct sb_error *err) SB_MUSTCHECK;
 
 #endif

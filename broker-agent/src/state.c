@@ -51,7 +51,12 @@ static const char *const schema[] = {
 	" user TEXT NOT NULL, purpose TEXT NOT NULL, state TEXT NOT NULL, reason_code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',"
 	" transfer TEXT NOT NULL DEFAULT '', path TEXT NOT NULL DEFAULT '', rows INTEGER NOT NULL DEFAULT 0, created_ms INTEGER NOT NULL,"
 	" updated_ms INTEGER NOT NULL) WITHOUT ROWID",
-	"CREATE TABLE document(source TEXT NOT NULL, type TEXT NOT NULL, key TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY(source, key)) WITHOUT ROWID",
+	"CREATE TABLE document(source TEXT NOT NULL, key TEXT NOT NULL, file TEXT NOT NULL, hash TEXT NOT NULL, PRIMARY KEY(source, key)) WITHOUT ROWID",
+	"CREATE INDEX document_file ON document(source, file)",
+	"CREATE TABLE dir_file(source TEXT NOT NULL, name TEXT NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,"
+	" PRIMARY KEY(source, name)) WITHOUT ROWID",
+	"CREATE TABLE entity(type TEXT NOT NULL, key TEXT NOT NULL, document TEXT, version INTEGER NOT NULL, PRIMARY KEY(type, key)) WITHOUT ROWID",
+	"CREATE UNIQUE INDEX entity_version ON entity(type, version)",
 	"CREATE TABLE source_state(source TEXT PRIMARY KEY, system_id TEXT NOT NULL DEFAULT '', timeline TEXT NOT NULL DEFAULT '',"
 	" slot TEXT NOT NULL DEFAULT '', incarnation INTEGER NOT NULL DEFAULT 0, acked_lsn INTEGER NOT NULL DEFAULT 0, updated_ms INTEGER NOT NULL) WITHOUT ROWID",
 	"CREATE TABLE snapshot(source TEXT NOT NULL, type TEXT NOT NULL, shape TEXT NOT NULL DEFAULT '',"

@@ -24,7 +24,9 @@
  *  deploy_order(promotion, attempt, lease, state, report, PRIMARY KEY(promotion, attempt))   ledger: an order is carried out once; report: the reason last told
  *  fence(origin PRIMARY KEY, lease)                                                                                    highest lease seen
  *  dataset(request PRIMARY KEY, dataset, peer, role produce|receive, user, purpose, state, reason_code, reason, transfer, path, rows, created_ms, updated_ms)
- *  document(source, type, key, hash, PRIMARY KEY(source, key))                                                         directory source: what was published
+ *  document(source, key, file, hash, PRIMARY KEY(source, key))        directory source: what was published; hash '': in doubt, file '': in no file any more
+ *  dir_file(source, name, ino, size, mtime, ctime, PRIMARY KEY(source, name))    directory source: files whose documents are all in `document`; times in ns
+ *  entity(type, key, document, version, PRIMARY KEY(type, key))                  socket source: what applications wrote; document NULL: deleted, not yet sent
  *  source_state(source PRIMARY KEY, system_id, timeline, slot, incarnation, acked_lsn, updated_ms)                     postgres sources
  *  snapshot(source, type, shape, state wanted|running|done, reason, lsn, rows, PRIMARY KEY(source, type))
  *  quarantine(id PRIMARY KEY, at_ms, topic, record_offset, class, reason, source, type, attrs BLOB, value BLOB)        refused records, the newest 1000

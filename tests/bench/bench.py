@@ -16,6 +16,7 @@ import stream     # noqa: E402,F401
 import latency    # noqa: E402,F401
 import memory     # noqa: E402,F401
 import growth     # noqa: E402,F401
+import directory  # noqa: E402,F401
 import promotion  # noqa: E402,F401
 from frame import BENCHES, RESULTS, run  # noqa: E402
 from page import PAGE, render  # noqa: E402

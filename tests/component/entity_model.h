@@ -19,6 +19,7 @@ struct model {
 	json_t *type;                 /* type -> { key -> [incarnation, lsn, seq, alive, cells] } */
 	json_t *columns;              /* type -> [names] of the last shape */
 	json_t *described;            /* type -> the last description */
+	json_t *types;                /* type -> [types] of the last shape */
 	struct { char source[SB_SOURCE_MAX]; struct sb_stream_in in; bool known; struct sb_position to; uint64_t incarnation; } stream[MODEL_STREAMS];
 	unsigned n_streams, records, sessions, begun, ended, descriptions, committed;
 	uint64_t changes[128];        /* by op */
@@ -127,6 +128,10 @@ static inline void take_batch(struct model *m, const struct sb_inrecord *ir, con
 	for (unsigned i = 0; i < shape->n_columns; i++)
 		json_array_append_new(names, json_string(shape->column[i].name));
 	json_object_set_new(m->columns, shape->type, names);
+	json_t *types = json_array();
+	for (unsigned i = 0; i < shape->n_columns; i++)
+		json_array_append_new(types, json_string(shape->column[i].type));
+	json_object_set_new(m->types, shape->type, types);
 	if (meta->event == SB_EV_ENTITY_CHANGED) {
 		fix_ok(sb_position_parse(sb_record_get(&ir->rec, "sbfrom"), &from, &err), err);
 		fix_ok(sb_position_parse(sb_record_get(&ir->rec, "sbto"), &to, &err), err);
@@ -250,6 +255,7 @@ static inline void model_init(struct model *m)
 	m->type = json_object();
 	m->columns = json_object();
 	m->described = json_object();
+	m->types = json_object();
 }
 
 static inline void model_release(struct model *m)
@@ -257,6 +263,7 @@ static inline void model_release(struct model *m)
 	json_decref(m->type);
 	json_decref(m->columns);
 	json_decref(m->described);
+	json_decref(m->types);
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* The directory source against an in-process broker: new, changed, deleted, torn and broken files, restarts, orders to send everything again. */
 #include <jansson.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "entity_model.h"
@@ -30,6 +31,7 @@ static void stop(struct rig *g)
 {
 	sb_lanes_free(g->fix.a.lanes);
 	g->fix.a.lanes = NULL;
+	g->fix.a.board.n_sources = 0;
 }
 
 static void rig_make(struct rig *g, int format, const char *key)
@@ -51,7 +53,7 @@ static void rig_make(struct rig *g, int format, const char *key)
 	test_path(g->dir, "folder");
 	fix_ok(sb_dir_make(g->dir, 0700, &err), err);
 	g->source = (struct agent_dir_source){ .name = sb_strdup("files"), .type = sb_strdup("note"), .path = g->dir, .format = format, .key = sb_strdup(key),
-		.poll_ms = 20 };
+		.poll_ms = 20, .max_files = 1000, .max_file = 1 << 20, .delete_share = 100, .delete_wait_ms = 3600000 };
 	g->lane = (struct agent_dir_lane){ .agent = &g->fix.a, .source = &g->source };
 }
 
@@ -170,9 +172,9 @@ START_TEST(tables)
 	rig_make(&g, AGENT_DIR_CSV, "id");
 	put(&g, "a.csv", "id,name\n1,\"x, y\"\n2,\n");
 	start(&g);
-	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"x, y\"], \"2|\": [\"2\", \"\"]}"));
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"x, y\"], \"2|\": [\"2\", null]}"));
 	put(&g, "b.csv", "place,id\nhere,3\n");
-	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"x, y\"], \"2|\": [\"2\", \"\"], \"3|\": [\"3\", null, \"here\"]}"));
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"x, y\"], \"2|\": [\"2\", null], \"3|\": [\"3\", null, \"here\"]}"));
 	put(&g, "a.csv", "id,name\n1,z\n");
 	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"z\", null], \"3|\": [\"3\", null, \"here\"]}"));
 	rig_free(&g);
@@ -243,6 +245,248 @@ START_TEST(folder_away)
 }
 END_TEST
 
+static bool reason_has(struct rig *g, const char *part)
+{
+	pthread_mutex_lock(&g->fix.a.board.lock);
+	bool has = g->fix.a.board.n_sources > 0 && strstr(g->fix.a.board.source[0].progress, part) != NULL;
+	pthread_mutex_unlock(&g->fix.a.board.lock);
+	return has;
+}
+
+/* Everything is gone at once: it is not believed until somebody says so; files that come back make it undone. */
+START_TEST(mass_deletion)
+{
+	struct rig g;
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_db *db = NULL;
+	char name[32];
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	g.source.delete_share = 50;
+	start(&g);
+	for (int k = 0; k < 30; k++) {
+		(void)snprintf(name, sizeof(name), "%02d.json", k);
+		put(&g, name, "1");
+	}
+	ck_assert(wait_until((snapshots_are(&g, 0), g.m.changes['i'] + g.m.changes['s'] == 30), 10000));
+	for (int k = 0; k < 29; k++) {
+		(void)snprintf(name, sizeof(name), "%02d.json", k);
+		drop(&g, name);
+	}
+	ck_assert(wait_until(state_is(&g, "deletion held") && reason_has(&g, "29 of 30"), 10000));
+	stop(&g); /* a restart does not believe it either */
+	start(&g);
+	ck_assert(wait_until(state_is(&g, "deletion held"), 10000));
+	/* nor does an order to send everything again */
+	fix_ok(agent_state_open(&db, &g.fix.a, &err), err);
+	fix_ok(sb_db_run(db, NULL, &err, "UPDATE snapshot SET state = 'wanted', reason = 'resync'", ""), err);
+	sb_lanes_wake(g.fix.a.lanes, "source/*");
+	for (int k = 0; k < 25; k++) {
+		(void)snprintf(name, sizeof(name), "%02d.json", k);
+		put(&g, name, "1");
+	}
+	ck_assert(wait_until(snapshots_are(&g, 2), 10000));
+	ck_assert_uint_eq(g.m.changes['d'], 4); /* 4 of 30 are few */
+	for (int k = 0; k < 25; k++) {
+		(void)snprintf(name, sizeof(name), "%02d.json", k);
+		drop(&g, name);
+	}
+	ck_assert(wait_until(state_is(&g, "deletion held"), 10000));
+	ck_assert_uint_eq(g.m.changes['d'], 4);
+	fix_ok(sb_db_run(db, NULL, &err, "INSERT INTO meta(key, value) VALUES ('confirmed/files', 1)", ""), err);
+	sb_lanes_wake(g.fix.a.lanes, "source/*");
+	ck_assert(becomes(&g, "{\"29|\": [\"29\", \"1\"]}"));
+	ck_assert(wait_until(state_is(&g, "watching"), 5000));
+	sb_db_close(db);
+	rig_free(&g);
+}
+END_TEST
+
+/* It is believed after its time. */
+START_TEST(mass_deletion_waits)
+{
+	struct rig g;
+	char name[32];
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	g.source.delete_share = 10;
+	g.source.delete_wait_ms = 1500;
+	start(&g);
+	for (int k = 0; k < 20; k++) {
+		(void)snprintf(name, sizeof(name), "%02d.json", k);
+		put(&g, name, "1");
+	}
+	ck_assert(wait_until((snapshots_are(&g, 0), g.m.changes['i'] + g.m.changes['s'] == 20), 10000));
+	for (int k = 0; k < 20; k++) {
+		(void)snprintf(name, sizeof(name), "%02d.json", k);
+		drop(&g, name);
+	}
+	ck_assert(wait_until(state_is(&g, "deletion held"), 10000));
+	ck_assert(becomes(&g, "{}"));
+	rig_free(&g);
+}
+END_TEST
+
+static bool column_is(struct rig *g, unsigned at, const char *type)
+{
+	(void)model_pull(&g->m, g->fix.keys.keyring, g->consumer); /* looked at below */
+	const char *is = json_string_value(json_array_get(json_object_get(g->m.types, "note"), at));
+	return is && strcmp(is, type) == 0;
+}
+
+/* Types are learned, remembered over a restart, and widen with a new snapshot; they never go back. */
+START_TEST(inference)
+{
+	struct rig g;
+
+	rig_make(&g, AGENT_DIR_CSV, "id");
+	put(&g, "a.csv", "id,n,day,zip\n1,10,2026-01-01,007\n2,,,\n");
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"10\", \"2026-01-01\", \"007\"], \"2|\": [\"2\", null, null, null]}"));
+	ck_assert(column_is(&g, 1, "bigint") && column_is(&g, 2, "date") && column_is(&g, 3, "text"));
+	put(&g, "b.csv", "id,n\n3,1.50\n");
+	ck_assert(wait_until(snapshots_are(&g, 2), 10000));
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"10\", \"2026-01-01\", \"007\"], \"2|\": [\"2\", null, null, null], \"3|\": [\"3\", \"1.50\", null, null]}"));
+	ck_assert(column_is(&g, 1, "numeric"));
+	drop(&g, "b.csv");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"10\", \"2026-01-01\", \"007\"], \"2|\": [\"2\", null, null, null]}"));
+	stop(&g);
+	start(&g);
+	put(&g, "a.csv", "id,n,day,zip\n1,11,2026-01-01,007\n");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"11\", \"2026-01-01\", \"007\"]}"));
+	ck_assert(column_is(&g, 1, "numeric"));
+	ck_assert_uint_eq(g.m.begun, 2);
+	rig_free(&g);
+}
+END_TEST
+
+/* Pinned columns: a row that does not fit is refused and keeps what it last was, the others go on; what is private or has no column stays here. */
+START_TEST(pinned)
+{
+	static struct row_pin pin[] = { { (char *)(uintptr_t)"id", (char *)(uintptr_t)"bigint" }, { (char *)(uintptr_t)"ok", (char *)(uintptr_t)"boolean" } };
+	static char *hide[] = { (char *)(uintptr_t)"HUSH" };
+	struct rig g;
+
+	rig_make(&g, AGENT_DIR_JSONL, "id");
+	g.source.columns = (struct sb_list){ .item = pin, .count = 2 };
+	g.source.private_columns = (struct sb_strings){ .item = hide, .count = 1 };
+	put(&g, "a.jsonl", "{\"id\":1,\"ok\":true,\"HUSH\":\"hushed\",\"more\":1}\n{\"id\":2,\"ok\":false}\n");
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"t\"], \"2|\": [\"2\", \"f\"]}"));
+	ck_assert(column_is(&g, 0, "bigint") && column_is(&g, 1, "boolean"));
+	put(&g, "a.jsonl", "{\"id\":1,\"ok\":\"secret\"}\n{\"id\":2,\"ok\":null}\n{\"id\":3}\n");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"t\"], \"2|\": [\"2\", null], \"3|\": [\"3\", null]}"));
+	ck_assert(wait_until(state_is(&g, "refused rows") && reason_has(&g, "a.jsonl: line 1: column \"ok\": the JSON value is not a boolean"), 5000));
+	stop(&g);
+	start(&g); /* it is still said after a restart */
+	ck_assert(wait_until(state_is(&g, "refused rows"), 5000));
+	put(&g, "a.jsonl", "{\"id\":1,\"ok\":false}\n");
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"f\"]}"));
+	ck_assert(wait_until(state_is(&g, "watching"), 5000));
+	ck_assert_uint_eq(g.m.begun, 1);
+	/* other settings, other rows: everything is sent again */
+	stop(&g);
+	g.source.columns.count = 1;
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\"]}"));
+	ck_assert_uint_eq(g.m.begun, 2);
+	rig_free(&g);
+}
+END_TEST
+
+/* What is not a plain file of its size and depth is left alone and said. */
+START_TEST(odd_files)
+{
+	struct rig g;
+	struct sb_error err = SB_ERROR_INIT;
+	char path[TEST_PATH_MAX + 64], *large = malloc(3000);
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	g.source.depth = 1;
+	g.source.max_file = 2000;
+	(void)snprintf(path, sizeof(path), "%s/in/deep", g.dir);
+	fix_ok(sb_dir_make(path, 0700, &err), err);
+	put(&g, "a.json", "1");
+	put(&g, "in/b.json", "2");
+	put(&g, "in/deep/c.json", "3");
+	put(&g, "d.json~", "4");
+	(void)snprintf(path, sizeof(path), "%s/link.json", g.dir);
+	ck_assert_int_eq(symlink("a.json", path), 0);
+	(void)snprintf(path, sizeof(path), "%s/pipe.json", g.dir);
+	ck_assert_int_eq(mkfifo(path, 0600), 0);
+	ck_assert_ptr_nonnull(large);
+	memset(large, ' ', 2999);
+	large[0] = '5';
+	large[2999] = '\0';
+	put(&g, "large.json", large);
+	start(&g);
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"], \"in/b|\": [\"in/b\", \"2\"]}"));
+	ck_assert(wait_until(state_is(&g, "invalid file") && reason_has(&g, "large.json: is larger than 2000 bytes"), 5000));
+	large[100] = '\0';
+	put(&g, "large.json", large);
+	put(&g, "in/b.json", "22");
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"], \"in/b|\": [\"in/b\", \"22\"], \"large|\": [\"large\", \"5\"]}"));
+	ck_assert(wait_until(state_is(&g, "watching"), 5000));
+	/* more files than the settings allow: nothing is taken for deleted, and it is said */
+	stop(&g);
+	g.source.max_files = 2;
+	start(&g);
+	ck_assert(wait_until(state_is(&g, "down") && reason_has(&g, "more than 2 files"), 5000));
+	ck_assert(holds(&g));
+	free(large);
+	rig_free(&g);
+}
+END_TEST
+
+/* Where the system tells of changes, they do not wait for the next look at all files. */
+START_TEST(hints)
+{
+	struct rig g;
+
+	rig_make(&g, AGENT_DIR_JSON, "");
+	put(&g, "a.json", "1");
+	put(&g, "b.json", "1");
+	start(&g);
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"1\"], \"b|\": [\"b\", \"1\"]}"));
+	stop(&g);
+	g.source.poll_ms = 3600000;
+	start(&g);
+	ck_assert(wait_until(state_is(&g, "watching"), 5000));
+	put(&g, "a.json", "2");
+	put(&g, "c.json", "3");
+	drop(&g, "b.json");
+	ck_assert(becomes(&g, "{\"a|\": [\"a\", \"2\"], \"c|\": [\"c\", \"3\"]}"));
+	rig_free(&g);
+}
+END_TEST
+
+/* A file that was renamed, and keys that move between files at once, are neither deleted nor made again. */
+START_TEST(moves)
+{
+	struct rig g;
+	char from[TEST_PATH_MAX + 64], to[TEST_PATH_MAX + 64];
+
+	rig_make(&g, AGENT_DIR_JSONL, "id");
+	put(&g, "a.jsonl", "{\"id\":1}\n{\"id\":2}\n");
+	put(&g, "b.jsonl", "{\"id\":3}\n");
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"{\\\"id\\\":1}\"], \"2|\": [\"2\", \"{\\\"id\\\":2}\"], \"3|\": [\"3\", \"{\\\"id\\\":3}\"]}"));
+	stop(&g);
+	put(&g, "a.jsonl", "{\"id\":1}\n{\"id\":3}\n");
+	(void)snprintf(from, sizeof(from), "%s/b.jsonl", g.dir);
+	(void)snprintf(to, sizeof(to), "%s/c.jsonl", g.dir);
+	put(&g, "b.jsonl", "{\"id\":2}\n");
+	ck_assert_int_eq(rename(from, to), 0);
+	put(&g, "d.jsonl", "{\"id\":4}\n");
+	start(&g);
+	ck_assert(becomes(&g, "{\"1|\": [\"1\", \"{\\\"id\\\":1}\"], \"2|\": [\"2\", \"{\\\"id\\\":2}\"], \"3|\": [\"3\", \"{\\\"id\\\":3}\"], \"4|\": [\"4\", \"{\\\"id\\\":4}\"]}"));
+	ck_assert(wait_until(state_is(&g, "watching"), 5000));
+	ck_assert_uint_eq(g.m.changes['d'], 0);
+	ck_assert_uint_eq(g.m.changes['u'], 0);
+	rig_free(&g);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("agent_source_dir");
@@ -254,6 +498,13 @@ static Suite *suite(void)
 	tcase_add_test(t, tables);
 	tcase_add_test(t, restarts_and_resync);
 	tcase_add_test(t, folder_away);
+	tcase_add_test(t, mass_deletion);
+	tcase_add_test(t, mass_deletion_waits);
+	tcase_add_test(t, inference);
+	tcase_add_test(t, pinned);
+	tcase_add_test(t, odd_files);
+	tcase_add_test(t, hints);
+	tcase_add_test(t, moves);
 	suite_add_tcase(s, t);
 	return s;
 }

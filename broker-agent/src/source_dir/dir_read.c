@@ -1,231 +1,297 @@
-/* From files to rows: reads what is whole and not known yet, tells what differs from what was published. Which key is in which file is kept in the temporary
- * table "seen" of the lane's own handle (on disk when it is large): a key that no file holds any more was deleted. A file is checked completely
- * before its first document counts; one that is refused keeps what it last held. The source's lane. */
+/* From files to rows: reads what is whole and not known yet, and adds what differs from what was published. A key belongs to one file; who came first keeps it
+ * until that file lets it go, then the files that had to go without are read again. A file is checked completely before its first document counts;
+ * one that is refused keeps what it last held. The source's lane. */
+#include <stdio.h>
 #include <string.h>
 
 #include "dirsrc.h"
+#include "stagebridge/clock.h"
 #include "stagebridge/log.h"
+#include "stagebridge/metric.h"
 
-typedef int (*document_fn)(struct dirsrc *s, const struct dirsrc_document *doc, bool is_new, struct sb_error *err);
+#define PENDING_MAX 20000 /* claims without a change that wait in memory */
+#define ROUNDS 3          /* over files whose keys moved among themselves */
 
-struct reading { struct dirsrc *s; document_fn fn; };
-
-bool dirsrc_unknown_files(const struct dirsrc *s)
+const char *dirsrc_unstable(const struct dirsrc *s)
 {
 	for (size_t i = 0; i < s->files.count; i++) {
-		if (!s->files.item[i].ever_taken)
-			return true;
+		if (!s->files.item[i]->stable || s->files.item[i]->missing)
+			return s->files.item[i]->name;
 	}
-	return false;
+	return NULL;
 }
 
-bool dirsrc_unstable_files(const struct dirsrc *s)
+struct reading { struct dirsrc *s; struct dirsrc_file *file; unsigned change, refused; char *only; };   /* only: key of a file that is one document */
+
+/* The first thing that is wrong with a file is what people are told. */
+static void complain(struct reading *rd, unsigned line, const struct sb_error *why)
 {
-	for (size_t i = 0; i < s->files.count; i++) {
-		if (!s->files.item[i].stable || s->files.item[i].missing)
-			return true;
+	if (rd->refused++ == 0) {
+		free(rd->file->reason);
+		rd->file->reason = line ? sb_asprintf("line %u: %s", line, why->msg) : sb_strdup(why->msg); /* NULL without memory: only for people */
 	}
-	return false;
 }
 
-/* --- which file holds a key --- */
+static void refuse(struct reading *rd, unsigned line, const struct sb_error *why)
+{
+	struct sb_error e = *why;
 
-enum claim { CLAIM_OURS, CLAIM_TWICE, CLAIM_ELSEWHERE };
+	complain(rd, line, why);
+	sb_fail_prefix(&e, "%s:%u", rd->file->name, line);
+	sb_log_limited(SB_ERROR, "row_refused", rd->file->name, &e);
+	sb_metric_add(sb_metric("stagebridge_source_refused_total", SB_COUNTER, "type", "Documents that were not published because they do not fit"), rd->s->set->type, 1);
+}
 
-/* Takes the key for the present file, unless it named it before, or another file holds it: who came first keeps it until that file lets it go. */
-static int claim(struct dirsrc *s, const struct dirsrc_document *doc, enum claim *ret, struct sb_error *err)
+/* --- a document --- */
+
+enum claim { CLAIM_NEW, CLAIM_OURS, CLAIM_SAME, CLAIM_TWICE, CLAIM_ELSEWHERE };
+
+static bool one_document(const struct dirsrc *s)
+{
+	return s->set->format == AGENT_DIR_JSON;
+}
+
+/* Notes that the file names the key; false when it did before. */
+static int name_it(struct reading *rd, const char *key, bool *ret_first, struct sb_error *err)
+{
+	struct dirsrc *s = rd->s;
+	int64_t n = 0;
+
+	*ret_first = true;
+	if (one_document(s)) {
+		rd->only = sb_strdup(key);
+		return rd->only ? 0 : sb_fail_nomem(err);
+	}
+	int r = sb_db_run(s->db, &n, err, "INSERT OR IGNORE INTO temp.named(key) VALUES (?)", "s", key);
+	*ret_first = n > 0;
+	return r;
+}
+
+static int claim(struct reading *rd, const struct dirsrc_document *doc, enum claim *ret, bool *ret_moved, struct sb_error *err)
 {
 	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
+	struct dirsrc *s = rd->s;
+	bool first = false;
 
-	int r = sb_db_query(s->db, &st, err, "SELECT file FROM temp.seen WHERE key = ?", "s", doc->key);
-	if (r == 0)
-		r = sb_db_step(st, err);
-	if (r < 0)
-		return r;
-	if (r > 0) {
-		const struct dirsrc_file *other = dirsrc_files_find(&s->files, sb_db_text(st, 0));
-		*ret = other == s->now ? CLAIM_TWICE : CLAIM_ELSEWHERE;
-		/* about to be read itself: perhaps the key moves from there to here */
-		if (other && other != s->now && other->stable && !other->missing && !other->taken && !other->bad)
-			s->moving = true;
-		if (other)
-			return 0;
+	int r = name_it(rd, doc->key, &first, err);
+	if (r == 0 && !first) {
+		*ret = CLAIM_TWICE;
+		return 0;
 	}
-	sb_db_done(SB_TAKE(st));
-	*ret = CLAIM_OURS;
-	return sb_db_run(s->db, NULL, err, "INSERT OR REPLACE INTO temp.seen(key, file, hash) VALUES (?, ?, ?)", "sss", doc->key, s->now->name, doc->hash);
-}
-
-static int published(struct dirsrc *s, const struct dirsrc_document *doc, bool *ret_same, bool *ret_new, struct sb_error *err)
-{
-	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
-
-	int r = sb_db_query(s->db, &st, err, "SELECT hash FROM document WHERE source = ? AND key = ?", "ss", s->set->name, doc->key);
 	if (r == 0)
-		r = sb_db_step(st, err);
-	if (r < 0)
+		r = dirsrc_holder(s, doc->key, &st, err);
+	if (r <= 0) {
+		*ret = CLAIM_NEW;
 		return r;
-	*ret_new = r == 0;
-	*ret_same = r > 0 && strcmp(sb_db_text(st, 0), doc->hash) == 0;
+	}
+	const char *holder = sb_db_text(st, 0);
+	*ret_moved = strcmp(holder, rd->file->name) != 0;
+	if (*holder && *ret_moved && dirsrc_files_find(&s->files, holder))
+		*ret = CLAIM_ELSEWHERE;
+	else
+		*ret = !s->snapshot && strcmp(sb_db_text(st, 1), doc->hash) == 0 ? CLAIM_SAME : CLAIM_OURS;
 	return 0;
+}
+
+static int publish(struct reading *rd, const struct dirsrc_document *doc, bool is_new, struct sb_error *err)
+{
+	struct sb_error why = SB_ERROR_INIT;
+
+	int r = dirsrc_add(rd->s, doc, is_new, rd->file->name, &why);
+	if (r == SB_EDATA) {
+		refuse(rd, doc->line, &why);
+		return 0;
+	}
+	if (r < 0 && err)
+		*err = why;
+	return r;
 }
 
 static int on_document(void *user, const struct dirsrc_document *doc, struct sb_error *err)
 {
 	struct reading *rd = user;
-	struct dirsrc *s = rd->s;
 	struct sb_error why = SB_ERROR_INIT;
-	enum claim whose = CLAIM_OURS;
-	bool same = false, is_new = true;
+	enum claim whose = CLAIM_NEW;
+	bool moved = false;
 
-	int r = claim(s, doc, &whose, err);
+	int r = claim(rd, doc, &whose, &moved, err);
 	if (r < 0)
 		return r;
-	if (whose != CLAIM_OURS) {
-		(void)sb_fail(&why, SB_ECONFLICT, "line %u: the key is there already, the first one counts", doc->line); /* only logged */
-		sb_log_limited(SB_ERROR, "key_twice", s->now->name, &why);
-		s->conflict = s->conflict || whose == CLAIM_ELSEWHERE;
-		return 0;
-	}
-	if (!s->snapshot)
-		r = published(s, doc, &same, &is_new, err);
-	return r < 0 || same ? r : rd->fn(s, doc, is_new, err);
-}
-
-/* --- columns of CSV files --- */
-
-static int add_column(struct dirsrc *s, const struct sb_cell *name, unsigned *ret, struct sb_error *err)
-{
-	struct sb_shape *shape = &s->shape;
-
-	for (unsigned i = 0; i < shape->n_columns; i++) {
-		if (strlen(shape->column[i].name) == name->n && memcmp(shape->column[i].name, name->p, name->n) == 0) {
-			*ret = i;
-			return 0;
-		}
-	}
-	if (shape->n_columns == SB_COLUMNS_MAX)
-		return sb_fail(err, SB_ETOOBIG, "the files have more than %d columns together", SB_COLUMNS_MAX);
-	struct sb_column *more = realloc(shape->column, (shape->n_columns + 1) * sizeof(*more));
-	if (!more)
-		return sb_fail_nomem(err);
-	shape->column = more;
-	struct sb_column *c = &more[shape->n_columns];
-	*c = (struct sb_column){ .name = strndup(name->p, name->n), .type = sb_strdup("text") };
-	if (!c->name || !c->type) {
-		free(c->name);
-		free(c->type);
-		return sb_fail_nomem(err);
-	}
-	c->key = strcmp(c->name, s->set->key) == 0;
-	*ret = shape->n_columns++;
+	if (whose == CLAIM_SAME)
+		return moved ? dirsrc_pend(rd->s, doc->key, rd->file->name, doc->hash, false, err) : 0;
+	if (whose == CLAIM_NEW || whose == CLAIM_OURS)
+		return publish(rd, doc, whose == CLAIM_NEW, err);
+	rd->file->conflict = rd->file->conflict || whose == CLAIM_ELSEWHERE;
+	(void)sb_fail(&why, SB_ECONFLICT, "the key is there already%s, the first one counts", whose == CLAIM_TWICE ? "" : " in another file"); /* only told */
+	refuse(rd, doc->line, &why);
 	return 0;
 }
 
-static int on_columns(void *user, const struct sb_cell *name, unsigned n, struct sb_error *err)
+/* --- a file --- */
+
+static int on_check(void *user, const struct dirsrc_document *doc, struct sb_error *err)
 {
 	struct reading *rd = user;
-	struct dirsrc *s = rd->s;
 	int r = 0;
 
-	unsigned *place = realloc(s->place, n * sizeof(*place));
-	if (!place)
-		return sb_fail_nomem(err);
-	s->place = place;
-	for (unsigned i = 0; r == 0 && i < n; i++)
-		r = add_column(s, &name[i], &s->place[i], err);
+	for (unsigned i = 0; r == 0 && i < doc->n_fields; i++)
+		r = row_schema_learn(&rd->s->schema, &doc->field[i], &rd->change, err);
 	return r;
 }
 
-/* --- files --- */
-
-static int forget(struct dirsrc *s, const char *file, struct sb_error *err)
+static int new_columns(struct reading *rd, struct sb_error *err)
 {
-	return sb_db_run(s->db, NULL, err, "DELETE FROM temp.seen WHERE file = ?", "s", file);
-}
-
-static int take_file(struct reading *rd, struct dirsrc_file *f, const char *text, size_t n, struct sb_error *err)
-{
-	const struct dirsrc_sink sink = { .user = rd, .columns = on_columns, .document = on_document };
 	struct dirsrc *s = rd->s;
 
-	s->now = f;
-	s->conflict = false;
-	int r = forget(s, f->name, err);
-	if (r == 0)
-		r = dirsrc_documents(s->set, f->name, text, n, &sink, err);
-	if (r < 0)
-		return r;
-	f->ever_taken = true;
-	s->look_for_deleted = true;
-	f->taken = !s->conflict; /* looked at again: the other file may let the key go */
+	if (!rd->change)
+		return 0;
+	s->reshape = true;
+	sb_log(rd->change & ROW_WIDER ? SB_WARN : SB_INFO, rd->change & ROW_WIDER ? "columns_widened" : "columns_added", "source=%s file=%s columns=%u", s->set->name,
+		rd->file->name, s->schema.n);
+	int r = dirsrc_store_schema(s, err);
+	return r < 0 || !(rd->change & ROW_WIDER) ? r : dirsrc_want_snapshot(s, "columns widened", err);
+}
+
+/* What the file no longer names belongs to nobody. */
+static int let_go(struct reading *rd, struct sb_error *err)
+{
+	struct dirsrc *s = rd->s;
+	const char *file = rd->file->name;
+	int64_t n = 0;
+	int r;
+
+	if (one_document(s))
+		r = sb_db_run(s->db, &n, err, "INSERT INTO temp.pending(key, file, hash, sent) SELECT d.key, '', d.hash, 0 FROM document d WHERE d.source = ? AND d.file = ?"
+			" AND d.key <> ? AND NOT EXISTS (SELECT 1 FROM temp.pending p WHERE p.key = d.key)", "sss", s->set->name, file, rd->only);
+	else
+		r = sb_db_run(s->db, &n, err, "INSERT INTO temp.pending(key, file, hash, sent) SELECT d.key, '', d.hash, 0 FROM document d WHERE d.source = ? AND d.file = ?"
+			" AND NOT EXISTS (SELECT 1 FROM temp.named x WHERE x.key = d.key) AND NOT EXISTS (SELECT 1 FROM temp.pending p WHERE p.key = d.key)", "ss", s->set->name, file);
+	s->n_pending += (unsigned)n;
+	if (n > 0)
+		s->released = s->look_for_deleted = true;
+	return r;
+}
+
+static int bad_file(struct reading *rd, const struct sb_error *why)
+{
+	rd->file->bad = true; /* until it changes */
+	rd->refused = 0;
+	complain(rd, 0, why);
+	sb_log_error(SB_ERROR, "file_skipped", why, "source=%s file=%s", rd->s->set->name, rd->file->name);
 	return 0;
 }
 
-static int read_file(struct reading *rd, struct dirsrc_file *f, struct sb_error *err)
+static int take_file(struct reading *rd, const char *text, size_t n, struct sb_error *err)
+{
+	struct dirsrc *s = rd->s;
+	struct dirsrc_file *f = rd->file;
+	struct sb_error why = SB_ERROR_INIT;
+
+	f->conflict = false;
+	free(SB_TAKE(f->reason));
+	rd->refused = 0;
+	int r = one_document(s) ? 0 : sb_db_run(s->db, NULL, err, "DELETE FROM temp.named", "");
+	if (r == 0)
+		r = dirsrc_documents(s->set, &s->schema, f->name, text, n, on_document, rd, &why);
+	if (r < 0 && r != SB_ENOMEM && one_document(s) && !rd->only)
+		return bad_file(rd, &why); /* it was not looked at before: see read_file */
+	if (r < 0 && err)
+		*err = why;
+	if (r == 0 && !s->snapshot)
+		r = let_go(rd, err);
+	if (r == 0)
+		r = dirsrc_pend_file(s, f, err);
+	if (r < 0)
+		return r;
+	f->taken = true;
+	s->refused += rd->refused;
+	if (rd->refused)
+		sb_log(SB_WARN, "file_taken_in_part", "source=%s file=%s refused=%u", s->set->name, f->name, rd->refused);
+	return !s->snapshot && s->n_pending > PENDING_MAX ? dirsrc_flush(s, err) : 0; /* a snapshot settles at its end */
+}
+
+static int read_file(struct dirsrc *s, struct dirsrc_file *f, struct sb_error *err)
 {
 	sb_cleanup(sb_freep) char *text = NULL;
+	struct reading rd = { .s = s, .file = f };
 	struct sb_error why = SB_ERROR_INIT;
 	size_t n = 0;
 
-	int r = dirsrc_file_read(rd->s->set, f, &text, &n, &why);
+	int r = dirsrc_file_read(s->set, f, &text, &n, &why);
 	if (r == SB_EAGAIN) {
 		f->stable = false;
+		f->since_ms = sb_mono_ms();
 		return 0;
 	}
 	if (r == SB_ENOMEM)
 		return sb_fail_nomem(err);
+	/* one document is told when all of it was read: checking it first would find nothing more */
+	if (r == 0 && !(one_document(s) && (s->schema.document || s->schema.pinned)))
+		r = dirsrc_documents(s->set, &s->schema, f->name, text, n, on_check, &rd, &why);
+	if (r < 0)
+		return r == SB_ENOMEM ? sb_fail_nomem(err) : bad_file(&rd, &why);
+	r = new_columns(&rd, err);
 	if (r == 0)
-		r = dirsrc_documents(rd->s->set, f->name, text, n, NULL, &why);
-	if (r < 0) {
-		f->bad = true; /* until it changes */
-		sb_log_error(SB_ERROR, "file_skipped", &why, "source=%s file=%s", rd->s->set->name, f->name);
-		return 0;
-	}
-	return take_file(rd, f, text, n, err);
+		r = take_file(&rd, text, n, err);
+	free(rd.only);
+	return r;
 }
 
-/* Keys of files that are gone: a file that was dropped from the list is not in it. */
-static int forget_gone(struct dirsrc *s, struct sb_error *err)
-{
-	sb_cleanup(sb_freep) char *gone = NULL;
+/* --- all of them --- */
 
-	if (!s->files.gone)
-		return 0;
-	s->look_for_deleted = true;
-	for (;;) {
-		struct sb_stmt *st = NULL;
-		free(SB_TAKE(gone));
-		int r = sb_db_query(s->db, &st, err, "SELECT DISTINCT file FROM temp.seen", "");
-		while (r == 0 && !gone && (r = sb_db_step(st, err)) > 0) {
-			r = 0;
-			if (dirsrc_files_find(&s->files, sb_db_text(st, 0)))
-				continue;
-			gone = sb_strdup(sb_db_text(st, 0));
-			if (!gone)
-				r = sb_fail_nomem(err);
-		}
-		sb_db_done(st);
-		if (r < 0 || !gone)
-			return r;
-		r = forget(s, gone, err);
-		if (r < 0)
-			return r;
-	}
+static int by_name(const void *a, const void *b)
+{
+	const struct dirsrc_file *const *x = a, *const *y = b;
+
+	return strcmp((*x)->name, (*y)->name);
 }
 
-int dirsrc_read(struct dirsrc *s, document_fn fn, struct sb_error *err)
+static bool to_read(const struct dirsrc_file *f)
 {
-	struct reading rd = { .s = s, .fn = fn };
-	int r = forget_gone(s, err);
+	return f->stable && !f->missing && !f->taken && !f->bad;
+}
 
-	s->moving = false;
-	for (size_t i = 0; r == 0 && i < s->files.count; i++) {
-		struct dirsrc_file *f = &s->files.item[i];
-		if (f->stable && !f->missing && !f->taken && !f->bad)
-			r = read_file(&rd, f, err);
+/* One round, in the order of names. */
+static int read_round(struct dirsrc *s, struct sb_error *err)
+{
+	sb_cleanup(sb_freep) struct dirsrc_file **list = NULL;
+	size_t n = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < s->files.count; i++)
+		n += to_read(s->files.item[i]);
+	if (n == 0)
+		return 0;
+	list = malloc(n * sizeof(struct dirsrc_file *));
+	if (!list)
+		return sb_fail_nomem(err);
+	n = 0;
+	for (size_t i = 0; i < s->files.count; i++) {
+		if (to_read(s->files.item[i]))
+			list[n++] = s->files.item[i];
+	}
+	qsort(list, n, sizeof(struct dirsrc_file *), by_name);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		r = read_file(s, list[i], err);
 		if (r == 0 && sb_lane_stopping(s->lane))
 			r = sb_fail(err, SB_ESHUTDOWN, "stopped while reading");
+	}
+	return r;
+}
+
+int dirsrc_read(struct dirsrc *s, struct sb_error *err)
+{
+	int r = 0;
+
+	for (int round = 0; r == 0 && round < ROUNDS; round++) {
+		for (size_t i = 0; s->released && i < s->files.count; i++) {
+			if (s->files.item[i]->conflict)
+				s->files.item[i]->taken = false;
+		}
+		s->released = false;
+		r = read_round(s, err);
+		if (!s->released)
+			break;
 	}
 	return r;
 }
