@@ -152,7 +152,7 @@ static int new_columns(struct reading *rd, struct sb_error *err)
 	return r < 0 || !(rd->change & ROW_WIDER) ? r : dirsrc_want_snapshot(s, "columns widened", err);
 }
 
-/* What the file no longer names belongs to nobody. */
+/* What the file no longer names belongs to nobody. The index is named: without it every file would look at all documents. */
 static int let_go(struct reading *rd, struct sb_error *err)
 {
 	struct dirsrc *s = rd->s;
@@ -161,10 +161,10 @@ static int let_go(struct reading *rd, struct sb_error *err)
 	int r;
 
 	if (one_document(s))
-		r = sb_db_run(s->db, &n, err, "INSERT INTO temp.pending(key, file, hash, sent) SELECT d.key, '', d.hash, 0 FROM document d WHERE d.source = ? AND d.file = ?"
+		r = sb_db_run(s->db, &n, err, "INSERT INTO temp.pending(key, file, hash, sent) SELECT d.key, '', d.hash, 0 FROM document d INDEXED BY document_file WHERE d.source = ? AND d.file = ?"
 			" AND d.key <> ? AND NOT EXISTS (SELECT 1 FROM temp.pending p WHERE p.key = d.key)", "sss", s->set->name, file, rd->only);
 	else
-		r = sb_db_run(s->db, &n, err, "INSERT INTO temp.pending(key, file, hash, sent) SELECT d.key, '', d.hash, 0 FROM document d WHERE d.source = ? AND d.file = ?"
+		r = sb_db_run(s->db, &n, err, "INSERT INTO temp.pending(key, file, hash, sent) SELECT d.key, '', d.hash, 0 FROM document d INDEXED BY document_file WHERE d.source = ? AND d.file = ?"
 			" AND NOT EXISTS (SELECT 1 FROM temp.named x WHERE x.key = d.key) AND NOT EXISTS (SELECT 1 FROM temp.pending p WHERE p.key = d.key)", "ss", s->set->name, file);
 	s->n_pending += (unsigned)n;
 	if (n > 0)
