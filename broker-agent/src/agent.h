@@ -23,6 +23,8 @@ struct agent_source_state {
 	uint64_t acked_lsn;              /* everything before it is on the broker */
 	uint64_t rows;                   /* sent since start */
 	char types[1024];                /* comma-separated */
+	char down[1024];                 /* those of them that are published for copies in earlier stages as well */
+	char withheld[1024];             /* "type.column" a line: columns that nobody declared; what does not fit is left out */
 	char progress[160];              /* "snapshot experiment 120000/200000 rows 60% eta 12s" or "" */
 };
 struct agent_board {

@@ -70,19 +70,19 @@ static int heads_digest(const json_t *heads, char hex[65], struct sb_error *err)
 	return 0;
 }
 
-static json_t *types_json(const char *list)
+static json_t *list_json(const char *list, const char separator[2])
 {
-	json_t *types = json_array();
+	json_t *items = json_array();
 
-	for (const char *p = list; types && *p;) {
-		size_t n = strcspn(p, ",");
-		if (n > 0 && json_array_append_new(types, json_stringn(p, n)) < 0) {
-			json_decref(types);
+	for (const char *p = list; items && *p;) {
+		size_t n = strcspn(p, separator);
+		if (n > 0 && json_array_append_new(items, json_stringn(p, n)) < 0) {
+			json_decref(items);
 			return NULL;
 		}
-		p += n + (p[n] == ',');
+		p += n + (p[n] == *separator);
 	}
-	return types;
+	return items;
 }
 
 static json_t *source_json(const struct agent_source_state *s, bool for_people)
@@ -91,8 +91,9 @@ static json_t *source_json(const struct agent_source_state *s, bool for_people)
 
 	if (s->acked_lsn)
 		sb_position_format(position, (struct sb_position){ .lsn = s->acked_lsn });
-	json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:o}", "name", s->name, "kind", s->kind, "state", s->state, "lag_bytes",
-		(json_int_t)s->lag_bytes, "lag_ms", (json_int_t)s->lag_ms, "position", position, "slot_state", s->slot_state, "types", types_json(s->types));
+	json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:o, s:o}", "name", s->name, "kind", s->kind, "state", s->state, "lag_bytes",
+		(json_int_t)s->lag_bytes, "lag_ms", (json_int_t)s->lag_ms, "position", position, "slot_state", s->slot_state, "types", list_json(s->types, ","),
+		"down", list_json(s->down, ","), "withheld", list_json(s->withheld, "\n"));
 	if (j && for_people &&
 	    (json_object_set_new(j, "rows", json_integer((json_int_t)s->rows)) < 0 || json_object_set_new(j, "progress", json_string(s->progress)) < 0)) {
 		json_decref(j);

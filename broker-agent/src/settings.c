@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include "column_type.h"
+#include "columns.h"
 #include "stagebridge/text.h"
 
 #define SLOT_MAX 63
@@ -57,11 +58,28 @@ static const struct sb_setting user_table[] = {
 	END,
 };
 
+static const struct sb_setting mask_table[] = {
+	{ .key = "column", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AGENT_RULE_AT(name), .help = "The column." },
+	AGENT_RULE_PARAMETERS,
+	END,
+};
+
+static const char *const new_choices[] = { "withhold", "send", NULL };
+
 static const struct sb_setting table_table[] = {
 	{ .key = "table", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AT(agent_table, table), .help = "The table as schema.table." },
 	{ .key = "type", .type = SB_SET_TYPE, .flags = SB_SET_REQUIRED, AT(agent_table, type), .help = "The entity type that it becomes." },
 	{ .key = "key", .type = SB_SET_STRINGS, AT(agent_table, key), .max = 32, .help = "Key columns, where the table has no primary key." },
 	{ .key = "private", .type = SB_SET_STRINGS, AT(agent_table, private_columns), .max = 1600, .help = "Columns that never leave the stage." },
+	{ .key = "internal", .type = SB_SET_STRINGS, AT(agent_table, internal), .max = 1600,
+	  .help = "Columns for the sync view and for copies in later stages; those that were there from the start are this without being named." },
+	{ .key = "public", .type = SB_SET_STRINGS, AT(agent_table, public_columns), .max = 1600, .help = "Columns that may go to every stage, also to earlier ones." },
+	{ .key = "masks", .type = SB_SET_LIST, AT(agent_table, masks), .max = 1600, .sub = mask_table, .item_size = sizeof(struct agent_rule),
+	  .help = "Columns that go to earlier stages only as a rule makes them; elsewhere they are internal." },
+	{ .key = "new_columns", .type = SB_SET_CHOICE, AT(agent_table, new_columns), .dflt = "withhold", .choices = new_choices,
+	  .help = "A column that is added later and not declared: withhold it until it is, or send it as an internal one." },
+	{ .key = "down", .type = SB_SET_BOOL, AT(agent_table, down), .dflt = "false",
+	  .help = "Publishes key, public and masked columns for copies in earlier stages; the hub's public_down must allow them too." },
 	END,
 };
 
@@ -259,9 +277,9 @@ static int complete_pg(struct agent_pg_source *pg, const struct agent_settings *
 	return 0;
 }
 
-static int check_tables(const struct agent_pg_source *pg, const char *file, struct sb_error *err)
+static int check_tables(const struct agent_settings *set, const struct agent_pg_source *pg, const char *file, struct sb_error *err)
 {
-	const struct agent_table *t = pg->tables.item;
+	struct agent_table *t = pg->tables.item;
 
 	for (size_t i = 0; i < pg->tables.count; i++) {
 		const char *dot = strchr(t[i].table, '.');
@@ -270,6 +288,11 @@ static int check_tables(const struct agent_pg_source *pg, const char *file, stru
 		for (size_t k = 0; k < i; k++) {
 			if (strcmp(t[i].table, t[k].table) == 0)
 				return bad(err, file, "postgres.tables.table", "is there twice", t[i].table);
+		}
+		int r = agent_columns_check(&t[i], has(set->datasets.secret), err);
+		if (r < 0) {
+			(void)sb_fail_prefix(err, "%s: postgres.tables", file);
+			return r;
 		}
 	}
 	return 0;
@@ -379,7 +402,7 @@ static int check_sources(struct agent_settings *set, const char *file, struct sb
 		}
 		r = complete_pg(&pg[i], set, file, err);
 		if (r == 0)
-			r = check_tables(&pg[i], file, err);
+			r = check_tables(set, &pg[i], file, err);
 	}
 	for (size_t i = 0; r == 0 && i < set->directories.count; i++) {
 		for (size_t k = 0; k < i + set->postgres.count; k++) {
@@ -458,6 +481,13 @@ int agent_settings_load(struct agent_settings *set, const char *file, struct sb_
 
 void agent_settings_release(struct agent_settings *set)
 {
+	const struct agent_pg_source *pg = set->postgres.item;
+
+	for (size_t i = 0; i < set->postgres.count; i++) {
+		struct agent_table *t = pg[i].tables.item;
+		for (size_t k = 0; k < pg[i].tables.count; k++)
+			agent_columns_release(&t[k]);
+	}
 	sb_settings_release(agent_settings_table, set);
 	memset(set, 0, sizeof(*set));
 }

@@ -8,8 +8,15 @@ struct agent_table {          /* one table that becomes one entity type */
 	char *table;              /* "schema.table" as PostgreSQL spells it */
 	char *type;               /* entity type */
 	struct sb_strings key;    /* declared key where the table has none */
+	/* which column may go where; a column is in one of the four at most (columns.h) */
 	struct sb_strings private_columns; /* never leave the stage */
+	struct sb_strings internal;        /* the sync view and copies in later stages */
+	struct sb_strings public_columns;  /* anywhere */
+	struct sb_list masks;              /* struct agent_rule: as internal; in copies of earlier stages only what the rule makes of it */
+	int new_columns;                   /* AGENT_NEW_...: a column that came after the type was taken up, and that no list names */
+	bool down;                         /* publishes what copies in earlier stages may hold */
 };
+enum { AGENT_NEW_WITHHOLD, AGENT_NEW_SEND };
 
 struct agent_pg_source {
 	char *name;

@@ -85,6 +85,17 @@ static int run_get(struct cli *cli, struct sb_error *err)
 	return sb_fail(err, SB_EINVAL, "unknown noun \"%s\": expected one of %s", cli->argument[0], known);
 }
 
+static void print_source(const json_t *s)
+{
+	const json_t *column;
+	size_t i;
+
+	printf("source %-22s %-9s lag %" JSON_INTEGER_FORMAT " ms, %" JSON_INTEGER_FORMAT " bytes %s\n", cli_str(s, "name"), cli_str(s, "state"),
+		json_integer_value(json_object_get(s, "lag_ms")), json_integer_value(json_object_get(s, "lag_bytes")), cli_str(s, "progress"));
+	json_array_foreach(json_object_get(s, "withheld"), i, column)
+		printf("  withheld %s: it came after its type was taken up, and the agent's settings do not declare it\n", json_string_value(column));
+}
+
 static void print_agent(const json_t *s)
 {
 	const json_t *lanes = json_object_get(s, "lanes"), *sources = json_object_get(s, "sources");
@@ -97,8 +108,7 @@ static void print_agent(const json_t *s)
 	json_array_foreach(lanes, i, item)
 		printf("lane %-24s %-9s %s%s%s\n", cli_str(item, "name"), cli_str(item, "state"), cli_str(item, "note"), *cli_str(item, "reason") ? ": " : "", cli_str(item, "reason"));
 	json_array_foreach(sources, i, item)
-		printf("source %-22s %-9s lag %" JSON_INTEGER_FORMAT " ms, %" JSON_INTEGER_FORMAT " bytes %s\n", cli_str(item, "name"), cli_str(item, "state"),
-			json_integer_value(json_object_get(item, "lag_ms")), json_integer_value(json_object_get(item, "lag_bytes")), cli_str(item, "progress"));
+		print_source(item);
 }
 
 static int run_status(struct cli *cli, struct sb_error *err)

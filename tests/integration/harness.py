@@ -240,7 +240,7 @@ class Platform:
         }
         if self.sources.get(stage):
             base["postgres"] = [{"name": "app", "conninfo": self.dsn(stage), "slot": "stagebridge_" + stage, "publication": "stagebridge",
-                                 "tables": self.sources[stage]}]
+                                 "tables": [{"new_columns": "send", **t} for t in self.sources[stage]]}]  # tests alter tables
         if stage in self.replicas:
             base["replica"] = {"conninfo": self.dsn(stage)}
         if stage != "explore" and self.origins:

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "columns.h"
 #include "settings.h"
 #include "stagebridge/log.h"
 #include "stagebridge/text.h"
@@ -10,6 +11,7 @@
 
 #define BASE "tenant: acme\nstage: dev\nbroker: {servers: 'localhost:9092'}\nkeys: {identity: a.key, keyring: k.json, root: r.pub}\n"
 #define TABLE "{table: public.a, type: a}"
+#define DOWN(more) "postgres: [{name: app, conninfo: x, tables: [{table: public.a, type: a, " more "}]}]\n"
 
 /* Key files are looked at when settings are read: they are beside the file here. */
 static int load(struct agent_settings *set, const char *yaml, struct sb_error *err)
@@ -86,10 +88,14 @@ START_TEST(test_sample_is_valid)
 	free(sample);
 	ck_assert_uint_eq(set.postgres.count, 1);
 	const struct agent_pg_source *pg = set.postgres.item;
-	ck_assert_uint_eq(pg->tables.count, 2);
+	ck_assert_uint_eq(pg->tables.count, 3);
 	const struct agent_table *t = pg->tables.item;
 	ck_assert_uint_eq(t[1].key.count, 2);
 	ck_assert_str_eq(t[1].private_columns.item[0], "annotator_email");
+	ck_assert_int_eq(t[0].new_columns, AGENT_NEW_WITHHOLD);
+	ck_assert_int_eq(t[1].new_columns, AGENT_NEW_SEND);
+	ck_assert(!t[1].down && t[2].down);
+	ck_assert_uint_eq(t[2].masks.count, 8);
 	ck_assert_uint_eq(set.directories.count, 2);
 	ck_assert_int_eq(((const struct agent_dir_source *)set.directories.item)[1].format, AGENT_DIR_JSONL);
 	ck_assert_uint_eq(set.origins.count, 1);
@@ -102,6 +108,29 @@ START_TEST(test_sample_is_valid)
 	ck_assert_str_eq(((const struct agent_pg_source *)set.postgres.item)->publication, "stagebridge");
 	agent_settings_release(&set);
 	sb_buf_release(&out);
+}
+END_TEST
+
+START_TEST(test_column_classes)
+{
+	struct agent_settings set;
+	struct sb_error err = SB_ERROR_INIT;
+	char *sample = local_sample();
+
+	ck_assert_msg(load(&set, sample, &err) == 0, "%s", err.msg);
+	free(sample);
+	const struct agent_table *t = &((const struct agent_table *)((const struct agent_pg_source *)set.postgres.item)->tables.item)[2];
+	ck_assert_int_eq(agent_column_class(t, "iban"), AGENT_PRIVATE);
+	ck_assert_int_eq(agent_column_class(t, "phone"), AGENT_INTERNAL);
+	ck_assert_int_eq(agent_column_class(t, "plan"), AGENT_PUBLIC);
+	ck_assert_int_eq(agent_column_class(t, "email"), AGENT_MASKED);
+	ck_assert_int_eq(agent_column_class(t, "Email"), AGENT_UNDECLARED); /* names are PostgreSQL's, to the letter */
+	ck_assert_ptr_null(agent_column_mask(t, "plan"));
+	ck_assert_ptr_null(agent_column_key_refusal(t, "id"));
+	ck_assert_ptr_null(agent_column_key_refusal(t, "plan"));
+	ck_assert(strstr(agent_column_key_refusal(t, "zip"), "pseudonym only"));
+	ck_assert(strstr(agent_column_key_refusal(t, "phone"), "declare it public"));
+	agent_settings_release(&set);
 }
 END_TEST
 
@@ -143,6 +172,20 @@ static const struct { const char *yaml, *message; } bad[] = {
 	{ BASE "postgres: [{name: app, conninfo: x, slot: 'A B', tables: [" TABLE "]}]\n", "postgres.slot" },
 	{ BASE "postgres: [{name: app, conninfo: x, tables: [" TABLE ", {table: public.a, type: b}]}]\n", "is there twice \"public.a\"" },
 	{ BASE "postgres: [{name: app, conninfo: x, tables: [" TABLE ", {table: public.b, type: a}]}]\n", "comes from two places \"a\"" },
+	{ BASE DOWN("private: [x], public: [x]"), "private: table \"public.a\": column \"x\" is declared twice" },
+	{ BASE DOWN("public: [x, x]"), "column \"x\" is declared twice" },
+	{ BASE DOWN("internal: [x], masks: [{column: x, op: suppress}]"), "column \"x\" is declared twice" },
+	{ BASE DOWN("public: ['']"), "a column has no name" },
+	{ BASE DOWN("masks: [{column: x, op: blur}]"), "column \"x\": op: \"blur\" is none of" },
+	{ BASE DOWN("masks: [{column: x, op: keep, reason: y}]"), "keep is what `public` says" },
+	{ BASE DOWN("masks: [{column: x, op: drop}]"), "drop is what `internal` says" },
+	{ BASE DOWN("masks: [{column: x, op: round}]"), "column \"x\": step: is required by round" },
+	{ BASE DOWN("masks: [{column: x, op: round, step: 1, null: refuse}]"), "changes must not wait" },
+	{ BASE DOWN("masks: [{column: x, op: pseudonym, domain: d}]"), "set datasets.secret" },
+	{ BASE DOWN("down: true, internal: [x]"), "down: table \"public.a\": needs columns that may go down" },
+	{ BASE DOWN("down: true, key: [k], public: [x]"), "column \"k\": rows are told apart by it: declare it public" },
+	{ BASE DOWN("down: true, key: [k], public: [x], masks: [{column: k, op: prefix, n: 2}]"), "column \"k\": rows are told apart by it, and its rule makes" },
+	{ BASE DOWN("new_columns: maybe"), "postgres[0].tables[0].new_columns" },
 	{ BASE "postgres: [{name: s, conninfo: x, tables: [" TABLE "]}]\ndirectories: [{name: s, type: b, path: p}]\n", "directories.name: is there twice \"s\"" },
 	{ BASE "directories: [{name: a, type: x, path: p}, {name: b, type: x, path: q}]\n", "comes from two places \"x\"" },
 	{ BASE "directories: [{name: a, type: x, path: p, format: csv}]\n", "directories.key" },
@@ -172,6 +215,7 @@ int main(void)
 	tcase_add_test(tc, test_defaults);
 	tcase_add_test(tc, test_names_are_completed);
 	tcase_add_test(tc, test_sample_is_valid);
+	tcase_add_test(tc, test_column_classes);
 	tcase_add_test(tc, test_sample_has_all_keys);
 	tcase_add_loop_test(tc, test_refused, 0, (int)SB_COUNT(bad));
 	suite_add_tcase(s, tc);

@@ -12,7 +12,7 @@ static json_t *columns_json(const struct agent_plan *plan)
 	json_t *list = json_array();
 
 	for (unsigned i = 0; list && i < plan->n_columns; i++) {
-		const struct agent_rule *rule = plan->column[i].step.rule;
+		const struct agent_rule *rule = plan->column[i].bound.step.rule;
 		json_t *column = json_pack("{s:s, s:s, s:s, s:s}", "name", rule->name, "role", agent_role_names[rule->role], "op", rule->operator->name, "iso_class",
 			rule->operator->iso_class);
 		if (json_array_append_new(list, column) < 0) {
@@ -26,7 +26,7 @@ static json_t *columns_json(const struct agent_plan *plan)
 static bool has_tokens(const struct agent_plan *plan)
 {
 	for (unsigned i = 0; i < plan->n_columns; i++) {
-		if (plan->column[i].token)
+		if (plan->column[i].bound.token)
 			return true;
 	}
 	return false;

@@ -224,19 +224,19 @@ static const char *apply_date_part(const struct agent_step *step, const struct s
 }
 
 const struct agent_operator agent_op_bucket = { .name = "bucket", .iso_class = "rounding",
-	.takes = AGENT_P_EDGES | AGENT_P_STEP | AGENT_P_NULL | AGENT_P_REASON, .roles = ROLES, .emits = true, .reads = true, .prepare = prepare_bucket,
+	.takes = AGENT_P_EDGES | AGENT_P_STEP | AGENT_P_NULL | AGENT_P_REASON, .roles = ROLES, .emits = true, .reads = true, .type = "text", .prepare = prepare_bucket,
 	.apply = apply_bucket };
 
 const struct agent_operator agent_op_round = { .name = "round", .iso_class = "rounding", .takes = AGENT_P_STEP | AGENT_P_NULL | AGENT_P_REASON,
-	.needs = AGENT_P_STEP, .roles = ROLES, .emits = true, .reads = true, .prepare = positive_step, .apply = apply_round };
+	.needs = AGENT_P_STEP, .roles = ROLES, .emits = true, .reads = true, .type = "numeric", .prepare = positive_step, .apply = apply_round };
 
 const struct agent_operator agent_op_top_bottom = { .name = "top_bottom", .iso_class = "top and bottom coding",
-	.takes = AGENT_P_LO | AGENT_P_HI | AGENT_P_NULL | AGENT_P_REASON, .needs = AGENT_P_LO | AGENT_P_HI, .roles = ROLES, .emits = true, .reads = true,
+	.takes = AGENT_P_LO | AGENT_P_HI | AGENT_P_NULL | AGENT_P_REASON, .needs = AGENT_P_LO | AGENT_P_HI, .roles = ROLES, .emits = true, .reads = true, .type = "text",
 	.prepare = prepare_top_bottom, .apply = apply_top_bottom };
 
 const struct agent_operator agent_op_prefix = { .name = "prefix", .iso_class = "generalization", .takes = AGENT_P_N | AGENT_P_NULL | AGENT_P_REASON,
-	.needs = AGENT_P_N, .roles = ROLES, .emits = true, .reads = true, .prepare = prepare_prefix, .apply = apply_prefix };
+	.needs = AGENT_P_N, .roles = ROLES, .emits = true, .reads = true, .type = "text", .prepare = prepare_prefix, .apply = apply_prefix };
 
 const struct agent_operator agent_op_date_part = { .name = "date_part", .iso_class = "generalization",
-	.takes = AGENT_P_PART | AGENT_P_NULL | AGENT_P_REASON, .needs = AGENT_P_PART, .roles = ROLES, .emits = true, .reads = true,
+	.takes = AGENT_P_PART | AGENT_P_NULL | AGENT_P_REASON, .needs = AGENT_P_PART, .roles = ROLES, .emits = true, .reads = true, .type = "text",
 	.prepare = prepare_date_part, .apply = apply_date_part };

@@ -36,4 +36,4 @@ const struct agent_operator agent_op_pseudonym = { .name = "pseudonym", .iso_cla
 	.takes = AGENT_P_DOMAIN | AGENT_P_TOKEN_PREFIX | AGENT_P_NULL | AGENT_P_REASON, .needs = AGENT_P_DOMAIN,
 	.roles = AGENT_ROLE_BIT(AGENT_ROLE_DIRECT) | AGENT_ROLE_BIT(AGENT_ROLE_QUASI) | AGENT_ROLE_BIT(AGENT_ROLE_SENSITIVE) |
 		AGENT_ROLE_BIT(AGENT_ROLE_KEY) | AGENT_ROLE_BIT(AGENT_ROLE_SUBJECT),
-	.emits = true, .reads = true, .prepare = prepare, .apply = apply };
+	.emits = true, .reads = true, .injective = true, .type = "text", .prepare = prepare, .apply = apply };

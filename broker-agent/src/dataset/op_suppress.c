@@ -37,7 +37,7 @@ const struct agent_operator agent_op_suppress = { .name = "suppress", .iso_class
 	.emits = true, .apply = apply_suppress };
 
 const struct agent_operator agent_op_constant = { .name = "constant", .iso_class = "local suppression", .takes = AGENT_P_VALUE | AGENT_P_REASON,
-	.needs = AGENT_P_VALUE, .roles = ALL_ROLES, .emits = true, .apply = apply_constant };
+	.needs = AGENT_P_VALUE, .roles = ALL_ROLES, .emits = true, .type = "text", .apply = apply_constant };
 
 /* what identifies somebody, or joins to what does, is never kept */
 const struct agent_operator agent_op_keep = { .name = "keep", .iso_class = "none", .takes = AGENT_P_REASON | AGENT_P_NULL, .needs = AGENT_P_REASON,

@@ -103,6 +103,33 @@ void agent_rule_release(struct agent_rule *rule)
 	rule->n_labels = rule->n_edges = 0;
 }
 
+bool agent_rule_tokens(const struct agent_rule *rule)
+{
+	return rule->operator == &agent_op_pseudonym;
+}
+
+int agent_bound_init(struct agent_bound *b, const struct agent_rule *rule, const struct agent_scope *scope, struct sb_error *err)
+{
+	bool token = rule->on_null == AGENT_NULL_TOKEN;
+
+	*b = (struct agent_bound){ .step = { .rule = rule, .null_cell = { .kind = SB_CELL_NULL } } };
+	if (token)
+		b->step.null_cell = (struct sb_cell){ .kind = SB_CELL_VALUE, .p = AGENT_NULL_TEXT, .n = strlen(AGENT_NULL_TEXT) };
+	if (!agent_rule_tokens(rule))
+		return 0;
+	int r = agent_token_new(&b->token, scope, rule->domain, rule->token_prefix ? rule->token_prefix : rule->domain, err);
+	b->step.token = b->token;
+	if (r == 0 && token)
+		b->step.null_cell = (struct sb_cell){ .kind = SB_CELL_VALUE, .p = b->null_text, .n = agent_token_write(b->token, NULL, 0, b->null_text) };
+	return r;
+}
+
+void agent_bound_release(struct agent_bound *b)
+{
+	agent_token_free(b->token);
+	b->token = NULL;
+}
+
 int agent_rule_number(const char *key, const char *text, agent_fixed *ret, struct sb_error *err)
 {
 	bool exact = false;

@@ -28,6 +28,8 @@ struct agent_operator {
 	unsigned takes, needs, roles;
 	bool emits;                      /* the column is in the output */
 	bool reads;                      /* it needs the source's cell; without it the source is not even asked */
+	bool injective;                  /* different values stay different: a key may go through it */
+	const char *type;                /* of what it makes, as PostgreSQL calls it; NULL: the source's */
 	/** Checks and prepares the parameters; NULL: nothing to do. SB_ECONFIG or SB_ENOMEM; the message begins with the key: "step: ...". */
 	int (*prepare)(struct agent_rule *rule, struct sb_error *err);
 	/** in is a value, or anything when it does not read. out may point at in, at scratch or at the rule. NULL, or why it cannot: fixed text. */
@@ -41,6 +43,13 @@ extern const struct agent_operator agent_op_bucket, agent_op_round, agent_op_top
 /** Finds the rule's operator, checks role and parameters against its entry, prepares. Messages begin with the key. */
 int agent_rule_prepare(struct agent_rule *rule, struct sb_error *err) SB_MUSTCHECK;
 void agent_rule_release(struct agent_rule *rule); /* only what prepare made */
+/** A step with what it works with. Does not move: the step points into it. */
+struct agent_bound { struct agent_step step; struct agent_token *token; char null_text[AGENT_TOKEN_MAX]; };
+/** True when the rule makes keyed tokens: to be bound it needs a scope. */
+bool agent_rule_tokens(const struct agent_rule *rule);
+/** Binds a prepared rule, borrowed, to the keys of a run; scope may be NULL where no rule needs it. */
+int agent_bound_init(struct agent_bound *b, const struct agent_rule *rule, const struct agent_scope *scope, struct sb_error *err) SB_MUSTCHECK;
+void agent_bound_release(struct agent_bound *b);
 /** One cell through the rule, NULLs by the rule's choice. NULL, or a fixed text. */
 const char *agent_step_apply(const struct agent_step *step, const struct sb_cell *in, struct sb_cell *out, char scratch[AGENT_SCRATCH]);
 

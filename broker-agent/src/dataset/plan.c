@@ -46,35 +46,15 @@ static int check_columns(const struct agent_policy *p, const struct agent_feed *
 	return 0;
 }
 
-static bool makes_tokens(const struct agent_rule *rule)
-{
-	return rule->operator == &agent_op_pseudonym;
-}
-
-static int add_token(struct agent_plan_column *c, const struct agent_scope *scope, struct sb_error *err)
-{
-	const struct agent_rule *rule = c->step.rule;
-
-	int r = agent_token_new(&c->token, scope, rule->domain, rule->token_prefix ? rule->token_prefix : rule->domain, err);
-	c->step.token = c->token;
-	if (r == 0 && rule->on_null == AGENT_NULL_TOKEN)
-		c->step.null_cell = (struct sb_cell){ .kind = SB_CELL_VALUE, .p = c->null_text, .n = agent_token_write(c->token, NULL, 0, c->null_text) };
-	return r;
-}
-
 static int add_column(struct agent_plan *plan, const struct agent_rule *rule, unsigned source, const struct agent_scope *scope, struct sb_error *err)
 {
 	struct agent_plan_column *c = &plan->column[plan->n_columns++];
 
-	c->step.rule = rule;
-	c->step.null_cell = (struct sb_cell){ .kind = SB_CELL_NULL };
-	if (rule->on_null == AGENT_NULL_TOKEN)
-		c->step.null_cell = (struct sb_cell){ .kind = SB_CELL_VALUE, .p = AGENT_NULL_TEXT, .n = strlen(AGENT_NULL_TEXT) };
 	if (rule->operator->reads) {
 		c->cell = plan->n_wanted;
 		plan->wanted[plan->n_wanted++] = source;
 	}
-	return makes_tokens(rule) ? add_token(c, scope, err) : 0;
+	return agent_bound_init(&c->bound, rule, scope, err);
 }
 
 /* The run's keys, when any column needs them. */
@@ -85,7 +65,7 @@ static int make_scope(struct agent_scope **ret, struct agent_plan *plan, const s
 	bool any = false;
 
 	for (size_t i = 0; i < p->columns.count; i++)
-		any = any || makes_tokens(&rule[i]);
+		any = any || agent_rule_tokens(&rule[i]);
 	if (!any)
 		return 0;
 	if (p->keys.mode == AGENT_KEYS_EPHEMERAL)
@@ -140,7 +120,7 @@ int agent_plan_make(struct agent_plan *ret, const struct agent_policy *p, const 
 void agent_plan_release(struct agent_plan *plan)
 {
 	for (unsigned i = 0; i < plan->n_columns; i++)
-		agent_token_free(plan->column[i].token);
+		agent_bound_release(&plan->column[i].bound);
 	free(plan->column);
 	free(plan->wanted);
 	*plan = (struct agent_plan){ .column = NULL };
@@ -151,7 +131,7 @@ void agent_plan_release(struct agent_plan *plan)
 void agent_plan_header(const struct agent_plan *plan, struct sb_buf *out)
 {
 	for (unsigned i = 0; i < plan->n_columns; i++) {
-		const char *name = plan->column[i].step.rule->name;
+		const char *name = plan->column[i].bound.step.rule->name;
 		if (i)
 			sb_buf_addc(out, ',');
 		agent_csv_cell(out, name, strlen(name));
@@ -166,9 +146,9 @@ int agent_plan_row(const struct agent_plan *plan, const struct sb_cell *cell, st
 	for (unsigned i = 0; i < plan->n_columns; i++) {
 		const struct agent_plan_column *c = &plan->column[i];
 		struct sb_cell value;
-		const char *why = agent_step_apply(&c->step, &cell[c->cell], &value, scratch);
+		const char *why = agent_step_apply(&c->bound.step, &cell[c->cell], &value, scratch);
 		if (why)
-			return agent_refuse(no, err, "operator", "column \"%s\" %s", c->step.rule->name, why);
+			return agent_refuse(no, err, "operator", "column \"%s\" %s", c->bound.step.rule->name, why);
 		if (i)
 			sb_buf_addc(out, ',');
 		if (value.kind == SB_CELL_VALUE)

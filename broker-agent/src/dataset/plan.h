@@ -7,9 +7,7 @@
 #include "operator.h"
 
 struct agent_plan_column {
-	struct agent_step step;
-	struct agent_token *token;                /* owned */
-	char null_text[AGENT_TOKEN_MAX];
+	struct agent_bound bound;
 	unsigned cell;                            /* among the cells that the feed gives; unused when the operator does not read */
 };
 

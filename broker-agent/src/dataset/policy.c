@@ -17,26 +17,14 @@ const char *const agent_role_names[] = { "direct", "quasi", "sensitive", "key", 
 static const char *const mode_choices[] = { "ephemeral", "stored", NULL };
 
 #define END { .key = NULL }
-#define RULE(field) .offset = offsetof(struct agent_rule, field)
 #define AT(field) .flags = SB_SET_FILE_ONLY, .offset = offsetof(struct agent_policy, field)
 #define MUST(field) .flags = SB_SET_FILE_ONLY | SB_SET_REQUIRED, .offset = offsetof(struct agent_policy, field)
 #define GROUP(name, table, text) { .key = name, .type = SB_SET_GROUP, .flags = SB_SET_OPTIONAL, .sub = table, .help = text }
 
 static const struct sb_setting column_table[] = {
-	{ .key = "name", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, RULE(name), .help = "The column, as the source spells it." },
-	{ .key = "role", .type = SB_SET_CHOICE, .flags = SB_SET_REQUIRED, RULE(role), .choices = agent_role_names, .help = "What it says of a person." },
-	{ .key = "op", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, RULE(op), .help = "What happens to it." },
-	{ .key = "null", .type = SB_SET_STRING, RULE(null), .help = "keep (default), token: a value of its own, or refuse." },
-	{ .key = "domain", .type = SB_SET_STRING, RULE(domain), .help = "pseudonym: equal values of one domain get equal tokens." },
-	{ .key = "token_prefix", .type = SB_SET_STRING, RULE(token_prefix), .help = "pseudonym: what tokens begin with; default: the domain." },
-	{ .key = "value", .type = SB_SET_STRING, RULE(value), .help = "constant: the value." },
-	{ .key = "edges", .type = SB_SET_STRINGS, RULE(edges), .min = 1, .max = 1000, .help = "bucket: where a bucket ends and the next begins." },
-	{ .key = "step", .type = SB_SET_STRING, RULE(step), .help = "bucket, round: width." },
-	{ .key = "lo", .type = SB_SET_STRING, RULE(lo), .help = "top_bottom: this and less become one value." },
-	{ .key = "hi", .type = SB_SET_STRING, RULE(hi), .help = "top_bottom: this and more become one value." },
-	{ .key = "n", .type = SB_SET_INT, RULE(n), .min = 1, .max = 64, .help = "prefix: characters kept." },
-	{ .key = "part", .type = SB_SET_STRING, RULE(part), .help = "date_part: year, quarter or month." },
-	{ .key = "reason", .type = SB_SET_STRING, RULE(reason), .help = "keep: why it may leave as it is." },
+	{ .key = "name", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AGENT_RULE_AT(name), .help = "The column, as the source spells it." },
+	{ .key = "role", .type = SB_SET_CHOICE, .flags = SB_SET_REQUIRED, AGENT_RULE_AT(role), .choices = agent_role_names, .help = "What it says of a person." },
+	AGENT_RULE_PARAMETERS,
 	END,
 };
 

@@ -40,6 +40,22 @@ struct agent_rule {
 	char **label; size_t n_labels;/* bucket: n_edges + 1; top_bottom: 2 */
 };
 
+/* The parameters of a rule as rows of a settings table, for all that let people write rules */
+#define AGENT_RULE_AT(field) .offset = offsetof(struct agent_rule, field)
+#define AGENT_RULE_PARAMETERS \
+	{ .key = "op", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AGENT_RULE_AT(op), .help = "What happens to it." }, \
+	{ .key = "null", .type = SB_SET_STRING, AGENT_RULE_AT(null), .help = "keep (default), token: a value of its own, or refuse." }, \
+	{ .key = "domain", .type = SB_SET_STRING, AGENT_RULE_AT(domain), .help = "pseudonym: equal values of one domain get equal tokens." }, \
+	{ .key = "token_prefix", .type = SB_SET_STRING, AGENT_RULE_AT(token_prefix), .help = "pseudonym: what tokens begin with; default: the domain." }, \
+	{ .key = "value", .type = SB_SET_STRING, AGENT_RULE_AT(value), .help = "constant: the value." }, \
+	{ .key = "edges", .type = SB_SET_STRINGS, AGENT_RULE_AT(edges), .min = 1, .max = 1000, .help = "bucket: where a bucket ends and the next begins." }, \
+	{ .key = "step", .type = SB_SET_STRING, AGENT_RULE_AT(step), .help = "bucket, round: width." }, \
+	{ .key = "lo", .type = SB_SET_STRING, AGENT_RULE_AT(lo), .help = "top_bottom: this and less become one value." }, \
+	{ .key = "hi", .type = SB_SET_STRING, AGENT_RULE_AT(hi), .help = "top_bottom: this and more become one value." }, \
+	{ .key = "n", .type = SB_SET_INT, AGENT_RULE_AT(n), .min = 1, .max = 64, .help = "prefix: characters kept." }, \
+	{ .key = "part", .type = SB_SET_STRING, AGENT_RULE_AT(part), .help = "date_part: year, quarter or month." }, \
+	{ .key = "reason", .type = SB_SET_STRING, AGENT_RULE_AT(reason), .help = "keep: why it may leave as it is; elsewhere a remark." }
+
 struct agent_policy {
 	char *name, *version;
 	struct {

@@ -189,7 +189,7 @@ static json_t *meta_json(const struct run *run, const struct agent_plan *plan)
 	json_auto_t *columns = json_array(), *attestation = agent_attestation(&run->policy, plan, &run->made);
 
 	for (unsigned i = 0; columns && i < plan->n_columns; i++) {
-		if (json_array_append_new(columns, json_string(plan->column[i].step.rule->name)) < 0)
+		if (json_array_append_new(columns, json_string(plan->column[i].bound.step.rule->name)) < 0)
 			return NULL;
 	}
 	if (!columns || !attestation)

@@ -45,6 +45,25 @@ static void list_types(const struct pgsrc *s, char *out, size_t size)
 	}
 }
 
+static void add_line(char *out, size_t size, const char *type, const char *column)
+{
+	size_t len = strlen(out);
+
+	if (len + strlen(type) + strlen(column) + 3 > size || strchr(column, '\n'))
+		return; /* the log has named it */
+	(void)snprintf(out + len, size - len, "%s%s.%s", len ? "\n" : "", type, column); /* fits, see above */
+}
+
+static void list_withheld(const struct pgsrc *s, char *out, size_t size)
+{
+	out[0] = '\0';
+	for (size_t i = 0; i < s->n_types; i++) {
+		const struct pgsrc_table *t = &s->type[i].table;
+		for (unsigned k = 0; k < t->n_withheld; k++)
+			add_line(out, size, s->type[i].conf->type, t->withheld[k].name);
+	}
+}
+
 static const char *worst(const struct pgsrc *s, const char *state)
 {
 	if (strcmp(state, "streaming") != 0)
@@ -54,6 +73,10 @@ static const char *worst(const struct pgsrc *s, const char *state)
 	for (size_t i = 0; i < s->n_types; i++) {
 		if (s->type[i].table.refusal[0] || s->type[i].unusable)
 			return "refused table";
+	}
+	for (size_t i = 0; i < s->n_types; i++) {
+		if (s->type[i].table.n_withheld)
+			return "withheld column";
 	}
 	return s->full ? "paused" : state;
 }
@@ -74,6 +97,7 @@ void pgsrc_board(struct pgsrc *s, const char *state)
 	(void)snprintf(b.state, sizeof(b.state), "%s", worst(s, state));
 	(void)snprintf(b.slot_state, sizeof(b.slot_state), "%s", s->slot_state);
 	list_types(s, b.types, sizeof(b.types));
+	list_withheld(s, b.withheld, sizeof(b.withheld));
 	/* between the two calls only the snapshot lane writes, and only the progress: it says the next one soon */
 	progress_now(s->a, s->set->name, b.progress);
 	agent_board_source(s->a, &b);

@@ -8,15 +8,22 @@
 
 #include <jansson.h>
 
+#include "columns.h"
 #include "pgsrc.h"
+
+static void columns_free(struct pgsrc_column *c, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		free(c[i].name);
+		free(c[i].type);
+	}
+	free(c);
+}
 
 void pgsrc_table_release(struct pgsrc_table *t)
 {
-	for (unsigned i = 0; i < t->n_columns; i++) {
-		free(t->column[i].name);
-		free(t->column[i].type);
-	}
-	free(t->column);
+	columns_free(t->column, t->n_columns);
+	columns_free(t->withheld, t->n_withheld);
 	pgsrc_leaves_release(t);
 	free(t->schema);
 	free(t->name);
@@ -28,6 +35,15 @@ void pgsrc_table_sql(struct sb_buf *out, const struct pgsrc_table *t)
 	sb_pg_ident(out, t->schema);
 	sb_buf_addc(out, '.');
 	sb_pg_ident(out, t->name);
+}
+
+bool pgsrc_is_withheld(const struct pgsrc_table *t, const char *column)
+{
+	for (unsigned i = 0; i < t->n_withheld; i++) {
+		if (strcmp(t->withheld[i].name, column) == 0)
+			return true;
+	}
+	return false;
 }
 
 void pgsrc_columns_sql(struct sb_buf *out, const struct pgsrc_table *t)
@@ -45,11 +61,6 @@ static bool in_list(const struct sb_strings *list, const char *s)
 			return true;
 	}
 	return false;
-}
-
-bool pgsrc_is_private(const struct agent_table *conf, const char *column)
-{
-	return in_list(&conf->private_columns, column);
 }
 
 static int refuse(struct pgsrc_table *t, const char *fmt, ...) SB_PRINTF(2, 3);
@@ -139,7 +150,23 @@ static int read_table(struct sb_pg *pg, const struct agent_table *conf, struct p
 	return 0;
 }
 
-struct columns { const struct sb_pg_result *res; const struct agent_table *conf; bool has_primary, declared_used; };
+struct columns { const struct sb_pg_result *res; const struct agent_table *conf; const struct pgsrc_known *known; bool has_primary, declared_used; };
+
+static int add_column(const struct columns *c, int i, bool key, struct pgsrc_column *to, struct sb_error *err)
+{
+	*to = (struct pgsrc_column){ .attnum = (int)sb_pg_get_i64(c->res, i, 0), .key = key, .has_default = is_true(c->res, i, 3),
+		.name = sb_strdup(sb_pg_get(c->res, i, 1)), .type = sb_strdup(sb_pg_get(c->res, i, 2)) };
+	return to->name && to->type ? 0 : sb_fail_nomem(err);
+}
+
+/* It came after the type was taken up, and nobody has said where it may go */
+static bool is_withheld(const struct columns *c, int i, const struct pgsrc_table *t)
+{
+	const char *name = sb_pg_get(c->res, i, 1);
+
+	return c->conf->new_columns == AGENT_NEW_WITHHOLD && agent_column_class(c->conf, name) == AGENT_UNDECLARED &&
+		!pgsrc_known_has(c->known, t->oid, (int)sb_pg_get_i64(c->res, i, 0), name);
+}
 
 /* Column of the result at row i becomes a column of the table, or is left out, or is a reason to refuse. */
 static int take_column(struct columns *c, int i, struct pgsrc_table *t, struct sb_error *err)
@@ -148,22 +175,27 @@ static int take_column(struct columns *c, int i, struct pgsrc_table *t, struct s
 	bool by_index = t->identity == 'i';
 	bool key = c->declared_used ? in_list(&c->conf->key, name) : is_true(c->res, i, by_index ? 6 : 5);
 
-	if (pgsrc_is_private(c->conf, name)) {
+	if (agent_column_class(c->conf, name) == AGENT_PRIVATE) {
 		t->hides = true;
+		t->harmful = t->harmful || key; /* a list without it */
 		if (key)
 			refuse(t, "column \"%s\" is private, but rows are told apart by it: choose another replica identity, or let it leave", name);
 		return 0;
 	}
 	if (is_true(c->res, i, 4))
 		return key ? refuse(t, "column \"%s\" is generated and cannot be a key", name) : 0;
+	if (is_withheld(c, i, t)) {
+		t->harmful = t->harmful || key; /* the list that it is not in yet */
+		if (key)
+			refuse(t, "column \"%s\" is new and not declared, but rows are told apart by it: declare it (internal, public or masks), or choose another"
+				" replica identity", name);
+		return add_column(c, i, key, &t->withheld[t->n_withheld++], err);
+	}
 	if (!is_true(c->res, i, 7)) {
 		sb_cleanup(sb_freep) char *table = spelled(t);
 		refuse(t, "column \"%s\" cannot be read: GRANT SELECT ON %s TO \"%s\"", name, table ? table : "?", sb_pg_get(c->res, i, 8));
 	}
-	struct pgsrc_column *column = &t->column[t->n_columns++];
-	*column = (struct pgsrc_column){ .attnum = (int)sb_pg_get_i64(c->res, i, 0), .key = key, .has_default = is_true(c->res, i, 3),
-		.name = sb_strdup(name), .type = sb_strdup(sb_pg_get(c->res, i, 2)) };
-	return column->name && column->type ? 0 : sb_fail_nomem(err);
+	return add_column(c, i, key, &t->column[t->n_columns++], err);
 }
 
 /* A misspelt private column, or one that was renamed, would leave the stage: nothing of the table does then. */
@@ -256,12 +288,12 @@ static int check_declared(struct sb_pg *pg, const struct agent_table *conf, stru
 	return 0;
 }
 
-static int read_columns(struct sb_pg *pg, const struct agent_table *conf, struct pgsrc_table *t, struct sb_error *err)
+static int read_columns(struct sb_pg *pg, const struct agent_table *conf, const struct pgsrc_known *known, struct pgsrc_table *t, struct sb_error *err)
 {
 	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
 	char oid[16];
 	const char *const param[] = { oid };
-	struct columns c = { .conf = conf };
+	struct columns c = { .conf = conf, .known = known };
 	bool has_identity_index = false;
 
 	(void)snprintf(oid, sizeof(oid), "%" PRIu32, t->oid); /* ten digits at most */
@@ -282,7 +314,8 @@ static int read_columns(struct sb_pg *pg, const struct agent_table *conf, struct
 	if (c.declared_used)
 		r = check_declared(pg, conf, t, err);
 	t->column = calloc((size_t)n + 1, sizeof(*t->column));
-	if (!t->column)
+	t->withheld = calloc((size_t)n + 1, sizeof(*t->withheld));
+	if (!t->column || !t->withheld)
 		return sb_fail_nomem(err);
 	for (int i = 0; r == 0 && i < n; i++)
 		r = take_column(&c, i, t, err);
@@ -293,7 +326,7 @@ static int read_columns(struct sb_pg *pg, const struct agent_table *conf, struct
 	return r;
 }
 
-int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, struct pgsrc_table *ret, struct sb_error *err)
+int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, const struct pgsrc_known *known, struct pgsrc_table *ret, struct sb_error *err)
 {
 	struct pgsrc_table t = { .oid = 0 };
 	char persistence = 'p';
@@ -306,7 +339,7 @@ int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, struct pg
 		refuse(&t, "is not logged, its changes cannot be read: ALTER TABLE %s SET LOGGED", table ? table : "?");
 	}
 	if (r == 0 && t.oid && (!t.refusal[0] || t.harmful))
-		r = read_columns(pg, conf, &t, err);
+		r = read_columns(pg, conf, known, &t, err);
 	if (r == 0 && t.kind == 'p' && !t.refusal[0])
 		r = pgsrc_leaves_read(pg, &t, err);
 	if (r < 0) {

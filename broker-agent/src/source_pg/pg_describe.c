@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include "columns.h"
 #include "pgsrc.h"
 #include "stagebridge/described.h"
 #include "stagebridge/log.h"
@@ -41,7 +42,14 @@ static json_t *labels_json(const char *text)
 	return json_array();
 }
 
-static json_t *column_json(const struct pgsrc_column *c, const struct sb_pg_result *res)
+static const char *class_name(const struct agent_table *conf, const char *column)
+{
+	enum agent_class class = agent_column_class(conf, column);
+
+	return sb_column_class_name(class == AGENT_PUBLIC ? SB_COLUMN_PUBLIC : class == AGENT_MASKED ? SB_COLUMN_MASKED : SB_COLUMN_INTERNAL);
+}
+
+static json_t *column_json(const struct agent_table *conf, const struct pgsrc_column *c, const struct sb_pg_result *res)
 {
 	int row = 0, n = sb_pg_rows(res);
 
@@ -50,7 +58,7 @@ static json_t *column_json(const struct pgsrc_column *c, const struct sb_pg_resu
 	bool found = row < n; /* it may have been dropped since the table was read */
 	return json_pack("{s:s, s:s, s:b, s:o, s:o, s:o, s:s}", "name", c->name, "type", c->type, "key", c->key ? 1 : 0, "source_type",
 		text_json(found ? sb_pg_get(res, row, 1) : c->type), "comment", text_json(found ? sb_pg_get(res, row, 2) : ""), "labels",
-		labels_json(found ? sb_pg_get(res, row, 3) : NULL), "class", sb_column_class_name(SB_COLUMN_INTERNAL));
+		labels_json(found ? sb_pg_get(res, row, 3) : NULL), "class", class_name(conf, c->name));
 }
 
 /* Everything but position and estimate, which are no news. Returns new. */
@@ -60,19 +68,24 @@ static int describe(struct pgsrc *s, const struct pgsrc_type *t, json_t **ret, s
 	char oid[16];
 	const char *const param[] = { oid };
 	json_auto_t *columns = json_array();
+	json_auto_t *withheld = json_array();
 
 	(void)snprintf(oid, sizeof(oid), "%" PRIu32, t->table.oid); /* ten digits at most */
 	int r = sb_pg_exec(s->pg, comment_query, 1, param, &about, err);
 	if (r == 0)
 		r = sb_pg_exec(s->pg, columns_query, 1, param, &res, err);
 	for (unsigned i = 0; r == 0 && i < t->table.n_columns; i++) {
-		if (json_array_append_new(columns, column_json(&t->table.column[i], res)) < 0)
+		if (json_array_append_new(columns, column_json(t->conf, &t->table.column[i], res)) < 0)
+			r = sb_fail_nomem(err);
+	}
+	for (unsigned i = 0; r == 0 && i < t->table.n_withheld; i++) {
+		if (json_array_append_new(withheld, json_string(t->table.withheld[i].name)) < 0)
 			r = sb_fail_nomem(err);
 	}
 	if (r < 0)
 		return r;
-	*ret = json_pack("{s:s, s:I, s:o, s:O, s:[]}", "type", t->conf->type, "incarnation", (json_int_t)s->incarnation, "comment",
-		text_json(sb_pg_get(about, 0, 0)), "columns", columns, "withheld");
+	*ret = json_pack("{s:s, s:I, s:o, s:O, s:O}", "type", t->conf->type, "incarnation", (json_int_t)s->incarnation, "comment",
+		text_json(sb_pg_get(about, 0, 0)), "columns", columns, "withheld", withheld);
 	return *ret ? 0 : sb_fail_nomem(err);
 }
 

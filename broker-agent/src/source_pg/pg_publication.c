@@ -15,16 +15,39 @@ static bool wants_list(const struct pgsrc *s, const struct pgsrc_table *t)
 	return t->hides && t->identity != 'f' && sb_pg_version(s->pg) >= 150000;
 }
 
+static const struct pgsrc_column *numbered(const struct pgsrc_column *c, unsigned n, int attnum)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (c[i].attnum == attnum)
+			return &c[i];
+	}
+	return NULL;
+}
+
+/* The column of that number if it is in the list: all but the private ones. What is withheld is withheld by us: left out of the list, the application's
+ * updates would fail as soon as its identity came to use it. */
+static const struct pgsrc_column *listed(const struct pgsrc_table *t, int attnum)
+{
+	const struct pgsrc_column *c = numbered(t->column, t->n_columns, attnum);
+
+	return c ? c : numbered(t->withheld, t->n_withheld, attnum);
+}
+
 /* ADD TABLE's operand: ONLY, because children of plain inheritance are tables of their own */
 static void add_operand(const struct pgsrc *s, struct sb_buf *sql, const struct pgsrc_table *t)
 {
 	sb_buf_adds(sql, t->kind == 'r' ? "ONLY " : "");
 	pgsrc_table_sql(sql, t);
-	if (wants_list(s, t)) {
-		sb_buf_adds(sql, " (");
-		pgsrc_columns_sql(sql, t);
-		sb_buf_addc(sql, ')');
+	if (!wants_list(s, t))
+		return;
+	for (int n = 0, attnum = 1; attnum <= t->natts; attnum++) {
+		const struct pgsrc_column *c = listed(t, attnum);
+		if (!c)
+			continue;
+		sb_buf_adds(sql, n++ ? ", " : " (");
+		sb_pg_ident(sql, c->name);
 	}
+	sb_buf_addc(sql, ')');
 }
 
 static int alter(struct pgsrc *s, struct sb_buf *sql, struct sb_error *err)
@@ -95,8 +118,10 @@ static int listed_columns(struct pgsrc *s, const struct pgsrc_table *t, struct s
 static void wanted_columns(const struct pgsrc *s, const struct pgsrc_table *t, struct sb_buf *out)
 {
 	sb_buf_reset(out);
-	for (unsigned i = 0; wants_list(s, t) && i < t->n_columns; i++)
-		sb_buf_addf(out, "%s%d", i ? "," : "", t->column[i].attnum);
+	for (int n = 0, attnum = 1; wants_list(s, t) && attnum <= t->natts; attnum++) {
+		if (listed(t, attnum))
+			sb_buf_addf(out, "%s%d", n++ ? "," : "", attnum);
+	}
 }
 
 /* In the publication by name or through FOR ALL TABLES or FOR TABLES IN SCHEMA */

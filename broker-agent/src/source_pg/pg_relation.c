@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "columns.h"
 #include "pgsrc.h"
 #include "stagebridge/clock.h"
 #include "stagebridge/log.h"
@@ -108,6 +109,15 @@ static int type_name(struct pgsrc *s, uint32_t oid, int32_t typmod, const char *
 
 /* --- shapes --- */
 
+static bool in_catalog(const struct pgsrc_table *t, const char *column)
+{
+	for (unsigned i = 0; i < t->n_columns; i++) {
+		if (strcmp(t->column[i].name, column) == 0)
+			return true;
+	}
+	return false;
+}
+
 static bool is_key(const struct pgsrc_relation *rel, const struct pgoutput_column *c)
 {
 	const struct pgsrc_table *t = &rel->type->table;
@@ -119,6 +129,16 @@ static bool is_key(const struct pgsrc_relation *rel, const struct pgoutput_colum
 			return t->column[i].key;
 	}
 	return false;
+}
+
+/* A column is told by its name here, and the name may be of another time than the catalog. */
+static bool may_leave(const struct pgsrc_type *type, const char *column)
+{
+	enum agent_class class = agent_column_class(type->conf, column);
+
+	if (class != AGENT_UNDECLARED)
+		return class != AGENT_PRIVATE;
+	return !pgsrc_is_withheld(&type->table, column) && (in_catalog(&type->table, column) || pgsrc_known_has(&type->known, 0, 0, column));
 }
 
 static int fill(struct pgsrc *s, struct pgsrc_relation *rel, const struct pgoutput_msg *m, struct sb_error *err)
@@ -135,7 +155,7 @@ static int fill(struct pgsrc *s, struct pgsrc_relation *rel, const struct pgoutp
 	for (unsigned i = 0; r == 0 && i < m->n_columns; i++) {
 		const struct pgoutput_column *c = &m->column[i];
 		const char *type;
-		if (pgsrc_is_private(rel->type->conf, c->name))
+		if (!may_leave(rel->type, c->name))
 			continue;
 		r = type_name(s, c->type, c->typmod, &type, err);
 		if (r < 0)
@@ -160,16 +180,12 @@ static bool in_message(const struct pgoutput_msg *m, const char *column)
 	return false;
 }
 
-/* Every column of the message is one that the catalog calls public, or is private by name. */
-static bool all_known(const struct pgsrc_relation *rel, const struct pgoutput_msg *m)
+/* Every column of the message is one of the catalog's, or is private by name. */
+static bool all_known(const struct pgsrc_type *type, const struct pgoutput_msg *m)
 {
-	const struct pgsrc_table *t = &rel->type->table;
-
 	for (unsigned i = 0; i < m->n_columns; i++) {
-		bool found = pgsrc_is_private(rel->type->conf, m->column[i].name);
-		for (unsigned k = 0; k < t->n_columns && !found; k++)
-			found = strcmp(t->column[k].name, m->column[i].name) == 0;
-		if (!found)
+		const char *name = m->column[i].name;
+		if (agent_column_class(type->conf, name) != AGENT_PRIVATE && !in_catalog(&type->table, name) && !pgsrc_is_withheld(&type->table, name))
 			return false;
 	}
 	return true;
@@ -184,11 +200,11 @@ static const char *unusable(const struct pgsrc_relation *rel, const struct pgout
 	if (rel->n_key == 0)
 		return "rows carry no key";
 	for (unsigned i = 0; rel->identity != 'f' && i < m->n_columns; i++) {
-		if (m->column[i].key && pgsrc_is_private(rel->type->conf, m->column[i].name))
-			return "a private column is part of the key";
+		if (m->column[i].key && !may_leave(rel->type, m->column[i].name))
+			return "a column that may not leave the stage is part of the key";
 	}
 	for (size_t i = 0; i < private_columns->count; i++) {
-		if (!in_message(m, private_columns->item[i]) && (!rel->type->table.listed || !all_known(rel, m)))
+		if (!in_message(m, private_columns->item[i]) && (!rel->type->table.listed || !all_known(rel->type, m)))
 			return "a private column is not there under its name";
 	}
 	return NULL;
@@ -247,10 +263,14 @@ int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_
 	if (!type)
 		return 0; /* in the publication, but not in our settings */
 	bool known = pgsrc_relation_find(s, m->oid) != NULL;
+	unsigned withheld = type->table.n_withheld;
 	int r = slot_for(s, m->oid, &rel, err);
 	/* rows that were batched under the old shape go first */
 	if (r == 0 && type->batch && type->batch_oid == m->oid)
 		r = pgsrc_batch_close(s, type, pgsrc_here(s), err);
+	/* a column may be new, or another one of an old name: asked before a row of it is sent */
+	if (r == 0)
+		r = pgsrc_table_look(s, type, err);
 	if (r < 0)
 		return r;
 	relation_clear(rel);
@@ -261,7 +281,7 @@ int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_
 	r = fill(s, rel, m, err);
 	if (r < 0)
 		return r;
-	if (known)
+	if (known || withheld != type->table.n_withheld)
 		s->catalog_ms = sb_mono_ms(); /* something was altered: look soon */
 	return judge(s, rel, m, err);
 }

@@ -11,20 +11,60 @@
 #include "pgsrc.h"
 #include "stagebridge/clock.h"
 #include "stagebridge/log.h"
+#include "stagebridge/metric.h"
 
 struct slot { bool exists, ready; uint64_t confirmed; char wal_status[16]; };
 
+/* News of columns that are withheld: said once, counted as long as it lasts. */
+static void tell_withheld(const struct pgsrc *s, const struct pgsrc_type *type, const struct pgsrc_table *now)
+{
+	for (unsigned i = 0; i < now->n_withheld; i++) {
+		if (!pgsrc_is_withheld(&type->table, now->withheld[i].name))
+			sb_log(SB_WARN, "column_withheld", "source=%s type=%s column=%s text=%s", s->set->name, type->conf->type, now->withheld[i].name,
+				"it came after the type was taken up: declare it in the settings (private, internal, public or masks), then restart the agent");
+	}
+	sb_metric_set(sb_metric("stagebridge_source_withheld_columns", SB_GAUGE, "type", "Columns that are not sent because nobody declared them"), type->conf->type,
+		now->n_withheld);
+}
+
+static int read_table(struct pgsrc *s, struct pgsrc_type *type, struct sb_error *err)
+{
+	struct pgsrc_table now;
+	int r = 0;
+
+	if (!type->known.columns)
+		r = pgsrc_known_load(s->db, s->set->name, type->conf->type, &type->known, err);
+	if (r == 0)
+		r = pgsrc_table_read(s->pg, type->conf, &type->known, &now, err);
+	if (r < 0)
+		return r;
+	tell_withheld(s, type, &now);
+	pgsrc_table_release(&type->table);
+	type->table = now;
+	return pgsrc_known_keep(s->db, s->set->name, type->conf, &type->table, &type->known, err);
+}
+
 static int read_tables(struct pgsrc *s, struct sb_error *err)
 {
-	for (size_t i = 0; i < s->n_types; i++) {
-		struct pgsrc_table now;
-		int r = pgsrc_table_read(s->pg, s->type[i].conf, &now, err);
-		if (r < 0)
-			return r;
-		pgsrc_table_release(&s->type[i].table);
-		s->type[i].table = now;
-	}
-	return 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->n_types; i++)
+		r = read_table(s, &s->type[i], err);
+	return r;
+}
+
+int pgsrc_table_look(struct pgsrc *s, struct pgsrc_type *type, struct sb_error *err)
+{
+	char refusal[sizeof(type->table.refusal)];
+	bool listed = type->table.listed;
+
+	memcpy(refusal, type->table.refusal, sizeof(refusal));
+	int r = read_table(s, type, err);
+	/* what the publication had to say, and says again at the next look at everything */
+	type->table.listed = listed;
+	if (r == 0 && !type->table.refusal[0])
+		memcpy(type->table.refusal, refusal, sizeof(refusal));
+	return r;
 }
 
 /* Where the server is, just before the catalog is read */

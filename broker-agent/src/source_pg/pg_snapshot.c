@@ -35,6 +35,7 @@ struct snapshot {                    /* of one type */
 	char reason[200];
 	char stream[SB_TYPE_MAX + 16];
 	struct pgsrc_table table;
+	struct pgsrc_known known;
 	struct sb_shape shape;
 	struct sb_pg *pg;
 	uint64_t incarnation;
@@ -253,7 +254,9 @@ static int open_one(struct snapshot *sp, struct sb_error *err)
 	if (r == 0)
 		r = sb_pg_script(sp->pg, "SET row_security = off", err);
 	if (r == 0)
-		r = pgsrc_table_read(sp->pg, sp->conf, &sp->table, err);
+		r = pgsrc_known_load(sn->db, sn->set->name, sp->conf->type, &sp->known, err);
+	if (r == 0)
+		r = pgsrc_table_read(sp->pg, sp->conf, &sp->known, &sp->table, err);
 	if (r == 0)
 		r = make_shape(sp, err);
 	if (r == 0)
@@ -347,6 +350,7 @@ static int one_type(struct snapper *sn, const struct agent_table *conf, const ch
 	sb_pg_close(sp->pg);
 	sb_shape_release(&sp->shape);
 	pgsrc_table_release(&sp->table);
+	pgsrc_known_release(&sp->known);
 	free(sp);
 	return r < 0 ? sb_fail_prefix(err, "snapshot of \"%s\"", conf->type) : 0;
 }

@@ -203,7 +203,7 @@ static int drop_rows(struct pgsrc *s, struct sb_error *err)
 		if (r == 0)
 			r = sb_db_run(s->db, NULL, err, "DELETE FROM snapshot WHERE source = ? AND type = ?", "ss", s->set->name, gone);
 		if (r == 0 && !type_of(s, gone))
-			r = sb_db_run(s->db, NULL, err, "DELETE FROM meta WHERE key = ?", "s", key);
+			r = sb_db_run(s->db, NULL, err, "DELETE FROM meta WHERE key = ? OR key = 'columns/' || ? || '/' || ?", "sss", key, s->set->name, gone);
 		if (r < 0)
 			return r;
 	}

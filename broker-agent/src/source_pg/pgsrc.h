@@ -47,7 +47,9 @@ struct pgsrc_table {
 	char kind, identity;      /* relkind 'r' or 'p'; relreplident */
 	int natts;                /* highest column number ever used */
 	struct pgsrc_column *column;
-	unsigned n_columns;       /* those that may leave the stage: neither private nor generated */
+	unsigned n_columns;       /* those that may leave the stage: neither private, withheld nor generated */
+	struct pgsrc_column *withheld;
+	unsigned n_withheld;      /* those that came later and that nobody declared: published, never sent */
 	bool hides;               /* there are private columns */
 	bool listed;              /* the publication leaves them out (set by pgsrc_publication) */
 	bool harmful;             /* published, it would break the application's updates */
@@ -56,16 +58,18 @@ struct pgsrc_table {
 	int64_t estimate;         /* rows; 0 unknown */
 	char refusal[440];        /* why it cannot be a source, with the SQL that mends it; "": it can */
 };
+struct pgsrc_known { uint32_t oid; json_t *columns; };  /* [[number, name], ...]; NULL: the type was not taken up yet */
+
 void pgsrc_table_release(struct pgsrc_table *t);
 /** Reads and judges. A table that cannot be a source is no error: refusal says why. */
-int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, struct pgsrc_table *ret, struct sb_error *err) SB_MUSTCHECK;
+int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, const struct pgsrc_known *known, struct pgsrc_table *ret, struct sb_error *err) SB_MUSTCHECK;
 /** Server-wide demands: version, wal_level. ret_timeout_ms: wal_sender_timeout, 0 none. */
 int pgsrc_server_check(struct sb_pg *pg, int64_t *ret_timeout_ms, struct sb_error *err) SB_MUSTCHECK;
 /** "schema"."name", appended. */
 void pgsrc_table_sql(struct sb_buf *out, const struct pgsrc_table *t);
+bool pgsrc_is_withheld(const struct pgsrc_table *t, const char *column);
 /** "a", "b": the columns that may leave. */
 void pgsrc_columns_sql(struct sb_buf *out, const struct pgsrc_table *t);
-bool pgsrc_is_private(const struct agent_table *conf, const char *column);
 /** Returns new: what is remembered of a table to see its DDL later. */
 char *pgsrc_shape_text(const struct pgsrc_table *t);
 /** Why rows that were sent under the old shape must be sent again; NULL when they need not. */
@@ -81,6 +85,16 @@ json_t *pgsrc_leaves_json(const struct pgsrc_table *t);
 const char *pgsrc_leaves_demand(const json_t *old, const struct pgsrc_table *now);
 /** Looks into the leaves that are new since old_text (a shape) and could have been filled before they were attached. */
 int pgsrc_leaves_check(struct sb_pg *pg, const char *old_text, struct pgsrc_table *now, struct sb_error *err) SB_MUSTCHECK;
+
+/* ---- pg_known.c: the columns that were there when a type was first taken up ---- */
+
+int pgsrc_known_load(struct sb_db *db, const char *source, const char *type, struct pgsrc_known *ret, struct sb_error *err) SB_MUSTCHECK;
+void pgsrc_known_release(struct pgsrc_known *k);
+/** Was it there? True for all of a type that was not taken up yet. attnum 0: asked by name alone. */
+bool pgsrc_known_has(const struct pgsrc_known *k, uint32_t oid, int attnum, const char *name);
+/** After a look at a table that is no longer refused: takes the type up, follows a table that was made anew, adds what `new_columns: send` lets in. */
+int pgsrc_known_keep(struct sb_db *db, const char *source, const struct agent_table *conf, const struct pgsrc_table *t, struct pgsrc_known *k,
+	struct sb_error *err) SB_MUSTCHECK;
 
 /* ---- pg_relation.c, pg_stream.c: from messages to batches ---- */
 
@@ -99,6 +113,7 @@ struct pgsrc_relation {           /* a relation as the stream describes it */
 struct pgsrc_type {               /* one configured table */
 	const struct agent_table *conf;
 	struct pgsrc_table table;
+	struct pgsrc_known known;
 	bool active;              /* was fine at the last look: its changes are sent */
 	bool unusable;            /* the stream's relation is not: a private column cannot be told apart, or no key; rows are skipped */
 	uint64_t unusable_lsn;    /* when the stream is past it, what the catalog says counts again */
@@ -181,6 +196,8 @@ int pgsrc_session_open(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
 /** Looks at the catalog again: DDL, tables that were mended or broken, the slot's state. */
 int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
 
+/** Looks at one table again, without its publication. */
+int pgsrc_table_look(struct pgsrc *s, struct pgsrc_type *type, struct sb_error *err) SB_MUSTCHECK;
 /** Looks whether the identity of a published table changed: then its updates may fail until the publication follows. */
 int pgsrc_guard(struct pgsrc *s, bool *ret_changed, struct sb_error *err) SB_MUSTCHECK;
 

@@ -234,6 +234,7 @@ static void close_all(struct pgsrc *s)
 	for (size_t i = 0; i < s->n_types; i++) {
 		sb_batch_free(s->type[i].batch);
 		pgsrc_table_release(&s->type[i].table);
+		pgsrc_known_release(&s->type[i].known);
 	}
 	while (s->n_spare > 0)
 		sb_batch_free(s->spare[--s->n_spare]);
