@@ -168,6 +168,7 @@ int main(void)
 {
 	Suite *s = suite_create("clock");
 	TCase *tc = tcase_create("clock");
+	tcase_set_timeout(tc, 60); /* a machine that does much else */
 
 	tcase_add_test(tc, test_clocks_move);
 	tcase_add_loop_test(tc, test_both_ways, 0, (int)SB_COUNT(times));
