@@ -44,12 +44,12 @@ static void report(struct agent *a, const char *state, const char *what)
 
 static int read_type(struct copy *c, struct sb_error *err)
 {
-	const char *slash = strchr(c->meta->stream, '/');
-	const char *kind = c->meta->event == SB_EV_ENTITY_CHANGED || c->meta->event == SB_EV_ENTITY_DESCRIBED ? "entity/" : "snapshot/";
+	bool snapshot = c->meta->event != SB_EV_ENTITY_CHANGED && c->meta->event != SB_EV_ENTITY_DESCRIBED;
+	struct sb_entity_stream_name name;
 
-	if (!slash || strncmp(c->meta->stream, kind, strlen(kind)) != 0 || !sb_type_ok(slash + 1))
+	if (!sb_entity_stream_parse(c->meta->stream, &name) || name.snapshot != snapshot)
 		return sb_fail(err, SB_EPROTO, "stream is not one of an entity type");
-	return sb_format(c->type, sizeof(c->type), err, "%s", slash + 1);
+	return sb_format(c->type, sizeof(c->type), err, "%s", name.type);
 }
 
 static int read_batch(struct copy *c, struct sb_error *err)

@@ -59,6 +59,49 @@ START_TEST(test_exactly_once)
 }
 END_TEST
 
+#define PUBLIC_GAPS "SELECT count(*) FROM sb.stream WHERE gap_at IS NOT NULL AND source LIKE '%/public%'"
+
+/* What is published for earlier stages is no matter of the view; its place is kept, who does not own it is refused, and what is lost of it is ordered again. */
+START_TEST(test_public_streams)
+{
+	static const char begun[] = "{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"reason\":\"resync\"}";
+	static const char ended[] = "{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"lsn\":\"0/C350\",\"rows\":9}";
+	struct sb_stream_out so, public, snapshot, thief, lost;
+
+	stream(&so, DEV, "entity/experiment", 1);
+	stream(&public, DEV, "public/experiment", 1);
+	stream(&snapshot, DEV, "public-snapshot/experiment", 1);
+	stream(&thief, TRAIN, "public/experiment", 1);
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	rig_start(&rig, "intake", TRAIN, hub_intake_lane);
+	rig_entity(&rig, DEV, &public, &(struct rig_batch){ "experiment", 1, 1, 10, "masked", 0, NULL });
+	rig_entity(&rig, DEV, &so, &(struct rig_batch){ "experiment", 1, 1, 5, "a", 0, NULL });
+	rig_entity(&rig, TRAIN, &thief, &(struct rig_batch){ "experiment", 1, 1, 10, "x", 0, NULL });
+	rig_await(&rig, EXPERIMENTS, 4);
+	rig_await(&rig, QUARANTINED("not-owned"), 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM dev.experiment WHERE name LIKE 'masked%'"), 0);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT sequence FROM sb.stream WHERE source LIKE '%dev/agent/public/experiment'"), 1);
+	ck_assert_int_eq(rig_i64(&rig, RESYNCS), 0);
+
+	rig_entity(&rig, DEV, &public, &(struct rig_batch){ "experiment", 1, 20, 30, "masked", 0, NULL }); /* 10 to 20 are missing */
+	rig_await(&rig, PUBLIC_GAPS, 1);
+	rig_await(&rig, RESYNCS, 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.freshness WHERE gap_at IS NOT NULL"), 0); /* the view lacks nothing */
+	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_BEGUN, begun);
+	lost = snapshot;
+	lost.sequence += 1;
+	rig_marker(&rig, DEV, &lost, SB_EV_SNAPSHOT_ENDED, ended);
+	rig_await(&rig, RESYNCS, 2);
+	stream(&snapshot, DEV, "public-snapshot/experiment", 2);
+	rig_run(&rig, "UPDATE lifecycle.entity_type SET snapshot_at = now()"); /* as the snapshot beside it does */
+	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_BEGUN, begun);
+	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_ENDED, ended);
+	rig_await(&rig, PUBLIC_GAPS, 0);
+	ck_assert_int_eq(rig_i64(&rig, RESYNCS), 2);
+	ck_assert_int_eq(rig_i64(&rig, EXPERIMENTS), 4);
+}
+END_TEST
+
 START_TEST(test_lost_connection)
 {
 	struct sb_stream_out so;
@@ -590,6 +633,7 @@ int main(void)
 	tcase_set_timeout(tc, 90);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, test_exactly_once);
+	tcase_add_test(tc, test_public_streams);
 	tcase_add_test(tc, test_lost_connection);
 	tcase_add_test(tc, test_gap_and_resync);
 	tcase_add_test(tc, test_position_gap);

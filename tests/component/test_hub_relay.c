@@ -337,7 +337,7 @@ END_TEST
 
 START_TEST(test_copies)
 {
-	struct sb_stream_out experiment, secret, card, foreign;
+	struct sb_stream_out experiment, secret, card, foreign, public_card, public_experiment;
 	struct receiver train, dev;
 
 	receiver_open(&train, "train", SB_ENTITY);
@@ -347,21 +347,27 @@ START_TEST(test_copies)
 	sb_stream_out_init(&experiment, RIG_TENANT, "dev", "entity/experiment", 1, true);
 	sb_stream_out_init(&secret, RIG_TENANT, "dev", "entity/secret", 1, true);
 	sb_stream_out_init(&card, RIG_TENANT, "prod", "entity/card", 1, true);
+	sb_stream_out_init(&public_card, RIG_TENANT, "prod", "public/card", 1, true);
+	sb_stream_out_init(&public_experiment, RIG_TENANT, "dev", "public/experiment", 1, true);
 	sb_stream_out_init(&foreign, RIG_TENANT, "prod", "entity/experiment", 1, true);
 	rig_entity(&rig, DEV, &secret, &(struct rig_batch){ "secret", 1, 1, 3, "x", 0, NULL });
 	rig_entity(&rig, DEV, &experiment, &(struct rig_batch){ "experiment", 1, 1, 3, "x", 0, NULL });
 	rig_entity(&rig, PROD, &foreign, &(struct rig_batch){ "experiment", 1, 1, 3, "x", 0, NULL });
-	rig_entity(&rig, PROD, &card, &(struct rig_batch){ "card", 1, 1, 3, "x", 0, NULL });
+	rig_entity(&rig, PROD, &card, &(struct rig_batch){ "card", 1, 1, 3, "inner", 0, NULL });
+	rig_entity(&rig, PROD, &public_card, &(struct rig_batch){ "card", 1, 1, 3, "x", 0, NULL });
+	rig_entity(&rig, DEV, &public_experiment, &(struct rig_batch){ "experiment", 1, 4, 6, "x", 0, NULL });
 	ck_assert(wait_until(receiver_poll(&train) == 1, RIG_WAIT_MS));
 	ck_assert_str_eq(train.meta.source, "stagebridge://acme/dev/agent/entity/experiment");
 	ck_assert(train.meta.hopped);
 	ck_assert(strstr(train.value, "\tx-1\n") != NULL);
-	/* public: it may go down to a stage before its owner */
+	/* to a stage before its owner nothing goes but what the owner published for it */
 	ck_assert(wait_until(receiver_poll(&dev) == 1, RIG_WAIT_MS));
-	ck_assert_str_eq(dev.meta.stage, "prod");
+	ck_assert_str_eq(dev.meta.source, "stagebridge://acme/prod/agent/public/card");
+	ck_assert(dev.meta.hopped);
+	ck_assert_ptr_null(strstr(dev.value, "inner-"));
 	rig_await(&rig,
 		"SELECT count(*) FROM sb.position WHERE consumer IN ('relay/train', 'relay/dev') AND topic LIKE '%entity%' AND next_offset "
-		"= 2",
+		"= 3",
 		2);
 	ck_assert_uint_eq(receiver_poll(&train), 1);
 	ck_assert_uint_eq(receiver_poll(&dev), 1);

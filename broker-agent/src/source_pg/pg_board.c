@@ -28,7 +28,7 @@ void pgsrc_board_progress(struct agent *a, const char *source, const char *progr
 	pthread_mutex_unlock(&a->board.lock);
 }
 
-static void list_types(const struct pgsrc *s, char *out, size_t size)
+static void list_types(const struct pgsrc *s, bool down, char *out, size_t size)
 {
 	size_t len = 0;
 
@@ -36,7 +36,7 @@ static void list_types(const struct pgsrc *s, char *out, size_t size)
 	for (size_t i = 0; i < s->n_types; i++) {
 		const char *type = s->type[i].conf->type;
 		size_t n = strlen(type);
-		if (s->type[i].table.refusal[0] || len + n + 2 > size)
+		if (s->type[i].table.refusal[0] || (down && !s->type[i].table.down_digest[0]) || len + n + 2 > size)
 			continue;
 		if (len)
 			out[len++] = ',';
@@ -77,6 +77,8 @@ static const char *worst(const struct pgsrc *s, const char *state)
 	for (size_t i = 0; i < s->n_types; i++) {
 		if (s->type[i].table.n_withheld)
 			return "withheld column";
+		if (s->type[i].table.down_refusal[0])
+			return "refused copy";
 	}
 	return s->full ? "paused" : state;
 }
@@ -96,7 +98,8 @@ void pgsrc_board(struct pgsrc *s, const char *state)
 	(void)snprintf(b.name, sizeof(b.name), "%s", s->set->name); /* a name is shorter */
 	(void)snprintf(b.state, sizeof(b.state), "%s", worst(s, state));
 	(void)snprintf(b.slot_state, sizeof(b.slot_state), "%s", s->slot_state);
-	list_types(s, b.types, sizeof(b.types));
+	list_types(s, false, b.types, sizeof(b.types));
+	list_types(s, true, b.down, sizeof(b.down));
 	list_withheld(s, b.withheld, sizeof(b.withheld));
 	/* between the two calls only the snapshot lane writes, and only the progress: it says the next one soon */
 	progress_now(s->a, s->set->name, b.progress);

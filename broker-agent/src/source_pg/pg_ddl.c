@@ -16,7 +16,8 @@ char *pgsrc_shape_text(const struct pgsrc_table *t)
 			return NULL;
 	}
 	json_auto_t *leaves = pgsrc_leaves_json(t);
-	json_auto_t *shape = json_pack("{s:I, s:i, s:O, s:O}", "oid", (json_int_t)t->oid, "natts", t->natts, "columns", columns, "leaves", leaves);
+	json_auto_t *shape = json_pack("{s:I, s:i, s:O, s:O, s:s}", "oid", (json_int_t)t->oid, "natts", t->natts, "columns", columns, "leaves", leaves,
+		"down", t->down_digest);
 	return shape ? json_dumps(shape, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 }
 
@@ -49,6 +50,9 @@ const char *pgsrc_shape_demands(const char *old_text, const struct pgsrc_table *
 		return "its shape is not known";
 	if (json_integer_value(json_object_get(old, "oid")) != (json_int_t)now->oid)
 		return "the table was made anew";
+	const char *down = json_string_value(json_object_get(old, "down"));
+	if (now->down_digest[0] && (!down || strcmp(down, now->down_digest) != 0))
+		return "what may go to earlier stages was declared anew";
 	for (unsigned i = 0; i < now->n_columns; i++) {
 		const struct pgsrc_column *c = &now->column[i];
 		const json_t *was = column_of(columns, c->attnum);

@@ -39,6 +39,9 @@ static int read_table(struct pgsrc *s, struct pgsrc_type *type, struct sb_error 
 	if (r < 0)
 		return r;
 	tell_withheld(s, type, &now);
+	pgsrc_down_judge(type->down, &now);
+	if (now.down_refusal[0] && strcmp(now.down_refusal, type->table.down_refusal) != 0)
+		sb_log(SB_ERROR, "copy_refused", "source=%s type=%s reason=%s", s->set->name, type->conf->type, now.down_refusal);
 	pgsrc_table_release(&type->table);
 	type->table = now;
 	return pgsrc_known_keep(s->db, s->set->name, type->conf, &type->table, &type->known, err);

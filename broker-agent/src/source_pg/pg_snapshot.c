@@ -36,6 +36,7 @@ struct snapshot {                    /* of one type */
 	char stream[SB_TYPE_MAX + 16];
 	struct pgsrc_table table;
 	struct pgsrc_known known;
+	struct pgsrc_down *down;
 	struct sb_shape shape;
 	struct sb_pg *pg;
 	uint64_t incarnation;
@@ -62,6 +63,19 @@ static int wait_broker(struct snapper *sn, bool for_room, struct sb_error *err)
 	return r;
 }
 
+static int wait_room(void *user, struct sb_error *err)
+{
+	return wait_broker(user, true, err);
+}
+
+static int send_down(struct snapshot *sp, const void *value, size_t n, struct sb_error *err)
+{
+	const struct pgsrc_down_to out = { sp->sn->pub, wait_room, sp->sn };
+	const struct pgsrc_down_batch batch = { value, n, NULL, NULL };
+
+	return pgsrc_down_batch(sp->down, &out, SB_EV_SNAPSHOT_ROWS, &batch, err);
+}
+
 /* Takes value. */
 static int send_marker(struct snapshot *sp, enum sb_event event, json_t *value, struct sb_error *err)
 {
@@ -70,9 +84,12 @@ static int send_marker(struct snapshot *sp, enum sb_event event, json_t *value, 
 	json_decref(value);
 	if (!text)
 		return sb_fail_nomem(err);
+	const struct pgsrc_down_to out = { sp->sn->pub, wait_room, sp->sn };
 	int r = wait_broker(sp->sn, true, err);
 	if (r == 0)
 		r = agent_publisher_send(sp->sn->pub, sp->stream, event, sp->conf->type, NULL, NULL, NULL, 0, text, strlen(text), err);
+	if (r == 0 && sp->table.down_digest[0])
+		r = pgsrc_down_marker(sp->down, &out, event, text, err);
 	return r < 0 ? r : wait_broker(sp->sn, false, err);
 }
 
@@ -88,6 +105,8 @@ static int send_rows(struct snapshot *sp, struct sb_error *err)
 	const void *value = sb_batch_value(sp->sn->batch, &n);
 	if (r == 0)
 		r = agent_publisher_send(sp->sn->pub, sp->stream, SB_EV_SNAPSHOT_ROWS, sp->conf->type, SB_BATCH_CONTENT_TYPE, NULL, NULL, count, value, n, err);
+	if (r == 0 && sp->table.down_digest[0])
+		r = send_down(sp, value, n, err);
 	if (r < 0)
 		return r;
 	sb_metric_add(sb_metric("stagebridge_source_snapshot_rows_total", SB_COUNTER, "type", "Snapshot rows sent to the broker"), sp->conf->type, count);
@@ -258,6 +277,10 @@ static int open_one(struct snapshot *sp, struct sb_error *err)
 	if (r == 0)
 		r = pgsrc_table_read(sp->pg, sp->conf, &sp->known, &sp->table, err);
 	if (r == 0)
+		r = pgsrc_down_new(&sp->down, sn->a, sp->conf, SB_STREAM_PUBLIC_SNAPSHOT, err);
+	if (r == 0)
+		pgsrc_down_judge(sp->down, &sp->table);
+	if (r == 0)
 		r = make_shape(sp, err);
 	if (r == 0)
 		r = sb_pg_exec(sp->pg, "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text", 0, NULL, &res, err);
@@ -351,6 +374,7 @@ static int one_type(struct snapper *sn, const struct agent_table *conf, const ch
 	sb_shape_release(&sp->shape);
 	pgsrc_table_release(&sp->table);
 	pgsrc_known_release(&sp->known);
+	pgsrc_down_free(sp->down);
 	free(sp);
 	return r < 0 ? sb_fail_prefix(err, "snapshot of \"%s\"", conf->type) : 0;
 }

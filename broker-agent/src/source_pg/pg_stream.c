@@ -21,6 +21,19 @@ struct sb_position pgsrc_here(const struct pgsrc *s)
 
 /* --- batches --- */
 
+static int wait_room(void *user, struct sb_error *err)
+{
+	return pgsrc_wait_room(user, err);
+}
+
+static int send_down(struct pgsrc *s, struct pgsrc_type *t, const struct sb_position *to, const void *value, size_t n, struct sb_error *err)
+{
+	const struct pgsrc_down_to out = { s->pub, wait_room, s };
+	const struct pgsrc_down_batch batch = { value, n, &t->from, to };
+
+	return pgsrc_down_batch(t->down, &out, SB_EV_ENTITY_CHANGED, &batch, err);
+}
+
 int pgsrc_batch_close(struct pgsrc *s, struct pgsrc_type *t, struct sb_position to, struct sb_error *err)
 {
 	unsigned count = sb_batch_count(t->batch);
@@ -33,6 +46,8 @@ int pgsrc_batch_close(struct pgsrc *s, struct pgsrc_type *t, struct sb_position 
 		agent_publisher_committed(s->pub, s->commit_ms);
 		if (r == 0)
 			r = agent_publisher_send(s->pub, t->stream, SB_EV_ENTITY_CHANGED, t->conf->type, SB_BATCH_CONTENT_TYPE, &t->from, &to, count, value, n, err);
+		if (r == 0 && t->table.down_digest[0])
+			r = send_down(s, t, &to, value, n, err);
 		if (r < 0)
 			return r;
 		t->from = to;

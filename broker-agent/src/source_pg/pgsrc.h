@@ -56,6 +56,8 @@ struct pgsrc_table {
 	struct pgsrc_leaf *leaf;  /* of a partitioned table */
 	unsigned n_leaves;
 	int64_t estimate;         /* rows; 0 unknown */
+	char down_refusal[320];   /* why nothing of it goes to earlier stages, though it is to; "": it does, or is not to */
+	char down_digest[33];     /* what decides what goes down; "": nothing does */
 	char refusal[440];        /* why it cannot be a source, with the SQL that mends it; "": it can */
 };
 struct pgsrc_known { uint32_t oid; json_t *columns; };  /* [[number, name], ...]; NULL: the type was not taken up yet */
@@ -114,6 +116,7 @@ struct pgsrc_type {               /* one configured table */
 	const struct agent_table *conf;
 	struct pgsrc_table table;
 	struct pgsrc_known known;
+	struct pgsrc_down *down;  /* NULL: nothing is to go to earlier stages */
 	bool active;              /* was fine at the last look: its changes are sent */
 	bool unusable;            /* the stream's relation is not: a private column cannot be told apart, or no key; rows are skipped */
 	uint64_t unusable_lsn;    /* when the stream is past it, what the catalog says counts again */
@@ -186,6 +189,19 @@ int pgsrc_relation_skips(struct pgsrc *s, struct pgsrc_relation *rel, struct sb_
 struct sb_position pgsrc_here(const struct pgsrc *s);
 /** For both lanes: why a row was withheld, without a value of it. */
 void pgsrc_log_withheld(const struct sb_shape *shape, const struct sb_change *c, const struct sb_error *why);
+
+/* ---- pg_down.c: what goes to earlier stages ---- */
+
+/** *ret NULL: the settings let nothing go down. kind: SB_STREAM_PUBLIC or SB_STREAM_PUBLIC_SNAPSHOT. */
+int pgsrc_down_new(struct pgsrc_down **ret, const struct agent *a, const struct agent_table *conf, enum sb_entity_stream kind, struct sb_error *err) SB_MUSTCHECK;
+void pgsrc_down_free(struct pgsrc_down *d);
+/** After a look at the table: sets down_refusal and down_digest. d may be NULL. */
+void pgsrc_down_judge(const struct pgsrc_down *d, struct pgsrc_table *t);
+struct pgsrc_down_to { struct agent_publisher *pub; int (*wait)(void *user, struct sb_error *err); void *user; };  /* wait: until the publisher has room */
+struct pgsrc_down_batch { const void *value; size_t n; const struct sb_position *from, *to; };
+/** After a record was sent: sends what of it may go down. */
+int pgsrc_down_batch(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum sb_event event, const struct pgsrc_down_batch *b, struct sb_error *err) SB_MUSTCHECK;
+int pgsrc_down_marker(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum sb_event event, const char *text, struct sb_error *err) SB_MUSTCHECK;
 
 /* ---- pg_publication.c, pg_session.c ---- */
 

@@ -219,6 +219,8 @@ static int open_types(struct pgsrc *s, struct sb_error *err)
 		t->conf = &table[s->n_types];
 		t->active = true; /* until the first look says otherwise */
 		r = sb_format(t->stream, sizeof(t->stream), err, "entity/%s", t->conf->type);
+		if (r == 0)
+			r = pgsrc_down_new(&t->down, s->a, t->conf, SB_STREAM_PUBLIC, err);
 	}
 	return r;
 }
@@ -235,6 +237,7 @@ static void close_all(struct pgsrc *s)
 		sb_batch_free(s->type[i].batch);
 		pgsrc_table_release(&s->type[i].table);
 		pgsrc_known_release(&s->type[i].known);
+		pgsrc_down_free(s->type[i].down);
 	}
 	while (s->n_spare > 0)
 		sb_batch_free(s->spare[--s->n_spare]);

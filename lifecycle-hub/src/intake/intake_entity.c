@@ -67,7 +67,7 @@ static int on_gap(struct entity_job *job, const char *reason, struct sb_error *e
 	struct hub_refusal why = { .stage = in->stage->name, .class = "gap", .reason = reason, .type = job->what.type };
 
 	int r = hub_quarantine_offset(in->pg, in->now->rec.topic, in->now->offset, &why, err);
-	if (r == 0 && job->what.snapshot)
+	if (r == 0 && job->what.snapshot && !job->what.down)
 		r = sb_pg_exec(in->pg,
 			"UPDATE lifecycle.entity_type SET snapshot_state = 'broken' WHERE stage = $1 AND type = $2 AND snapshot_state = "
 			"'running'",
@@ -282,10 +282,35 @@ static void advance(struct entity_job *job)
 	s->dirty = true;
 }
 
+/* A "public" stream is for earlier stages: the relay forwards it, and the view has the same rows whole. What is lost of it is mended here all the same, since
+ * only the hub orders resyncs: gap_at of the snapshot's stream says that its end would not be that of a whole one. */
+static int down_marker(struct entity_job *job, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	struct intake *in = job->in;
+	const char *stream[] = { job->meta->source };
+	const char *mended[] = { in->stage->name, job->what.type };
+
+	if (job->meta->event == SB_EV_SNAPSHOT_BEGUN)
+		return sb_pg_exec(in->pg, "UPDATE sb.stream SET gap_at = NULL WHERE source = $1", 1, stream, NULL, err);
+	int r = sb_pg_exec(in->pg, "SELECT 1 FROM sb.stream WHERE source = $1 AND gap_at IS NOT NULL", 1, stream, &res, err);
+	if (r < 0)
+		return r;
+	if (sb_pg_rows(res) > 0)
+		return intake_resync(in, job->what.type, "a snapshot for earlier stages ended of which records are missing", true, err);
+	return sb_pg_exec(in->pg,
+		"UPDATE sb.stream s SET gap_at = NULL FROM lifecycle.entity_type t WHERE t.stage = $1 AND t.type = $2 AND s.stage = $1 "
+		"AND split_part(s.source, '/agent/', 2) = 'public/' || $2 AND s.gap_at < t.snapshot_at",
+		2, mended, NULL, err);
+}
+
 static int effects(void *user, struct sb_error *err)
 {
 	struct entity_job *job = user;
+	bool marker = job->meta->event == SB_EV_SNAPSHOT_BEGUN || job->meta->event == SB_EV_SNAPSHOT_ENDED;
 
+	if (job->what.down)
+		return marker ? down_marker(job, err) : 0;
 	if (job->meta->event == SB_EV_ENTITY_DESCRIBED)
 		return described(job, err);
 	if (job->meta->event == SB_EV_SNAPSHOT_BEGUN)

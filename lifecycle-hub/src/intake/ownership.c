@@ -14,17 +14,13 @@ void hub_entity_release(struct hub_entity *e)
 
 static int type_of_stream(struct hub_entity *ret, const char *stream, struct sb_error *err)
 {
-	static const char entity[] = "entity/", snapshot[] = "snapshot/";
-	const char *type = NULL;
+	struct sb_entity_stream_name name;
 
-	if (strncmp(stream, entity, sizeof(entity) - 1) == 0)
-		type = stream + sizeof(entity) - 1;
-	else if (strncmp(stream, snapshot, sizeof(snapshot) - 1) == 0)
-		type = stream + sizeof(snapshot) - 1;
-	if (!type || !sb_type_ok(type))
+	if (!sb_entity_stream_parse(stream, &name))
 		return sb_fail(err, SB_EPROTO, "stream \"%s\" is not one of entities", stream);
-	ret->snapshot = stream[0] == 's';
-	(void)snprintf(ret->type, sizeof(ret->type), "%s", type); /* sb_type_ok: it fits */
+	ret->snapshot = name.snapshot;
+	ret->down = name.down;
+	(void)snprintf(ret->type, sizeof(ret->type), "%s", name.type); /* sb_type_ok: it fits */
 	return 0;
 }
 

@@ -7,7 +7,8 @@
 /** What a verified record of class entity is about. */
 struct hub_entity {
 	char type[SB_TYPE_MAX + 1];
-	bool snapshot;               /* stream "snapshot/<type>"; else "entity/<type>" */
+	bool snapshot;               /* stream "snapshot/<type>" or "public-snapshot/<type>"; else changes */
+	bool down;                   /* a "public" stream: what the owner lets go to earlier stages; no matter of the sync view */
 	json_t *body;                /* entity.described, snapshot.begun, snapshot.ended: the parsed value, owned; else NULL */
 	uint64_t incarnation;        /* of a batch; else 0 */
 	const struct hub_type *rule; /* of the settings */

@@ -1,5 +1,5 @@
-/* Entity records for subscribers: the owner's bytes unchanged, with our hop signature. The relay lane's thread. The relay judges ownership
- * and direction for itself; what it does not forward is on record through intake, which reads the same topic. */
+/* Entity records for subscribers: the owner's bytes unchanged, with our hop signature. Stages after the owner get its streams "entity" and "snapshot",
+ * stages before it only "public" and "public-snapshot". The relay lane's thread. The relay judges ownership and direction for itself; what it does not forward is on record through intake, which reads the same topic. */
 #include <string.h>
 
 #include "intake/ownership.h"
@@ -8,10 +8,15 @@
 #include "stagebridge/log.h"
 #include "store/store.h"
 
+static bool goes_down(const struct hub_tenant *t, const struct hub_type *type, const char *stage)
+{
+	return hub_stage_position(t, stage) < hub_stage_position(t, type->owner);
+}
+
 bool relay_subscribes(const struct hub_tenant *t, const struct hub_type *type, const char *stage)
 {
-	/* data goes down, to a stage before its owner, only when it is public */
-	if (hub_stage_position(t, stage) < hub_stage_position(t, type->owner) && !type->public_down)
+	/* data goes down, to a stage before its owner, only when the settings let it; and then only what its owner published for that */
+	if (goes_down(t, type, stage) && !type->public_down)
 		return false;
 	for (size_t i = 0; i < type->subscribers.count; i++) {
 		if (strcmp(type->subscribers.item[i], stage) == 0)
@@ -33,7 +38,7 @@ int relay_entity(struct relay_link *l, struct sb_inrecord *in, struct sb_error *
 		return 0;
 	if (hub_entity_judge(&what, l->relay->w->set, &in->rec, &meta, &cause) < 0)
 		return cause.code == SB_ENOMEM ? sb_fail_nomem(err) : 0;
-	if (relay_subscribes(l->relay->w->set, what.rule, l->target))
+	if (what.down == goes_down(l->relay->w->set, what.rule, l->target) && relay_subscribes(l->relay->w->set, what.rule, l->target))
 		r = relay_forward(l, in, &meta, SB_ENTITY, err);
 	hub_entity_release(&what);
 	return r;

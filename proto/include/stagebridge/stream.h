@@ -54,4 +54,12 @@ struct sb_head {
 /** Sorts heads by source and writes the digest of all of them that a heartbeat carries (SPEC.md, "Heartbeat"). */
 void sb_heads_digest(struct sb_head *heads, size_t n, char hex[65]);
 
+/* Streams of entities: every type has two, and two more when its owner publishes what earlier stages may hold. */
+enum sb_entity_stream { SB_STREAM_ENTITY, SB_STREAM_SNAPSHOT, SB_STREAM_PUBLIC, SB_STREAM_PUBLIC_SNAPSHOT };
+struct sb_entity_stream_name { enum sb_entity_stream kind; const char *type; bool snapshot, down; };  /* type: points into the name */
+/** False when it is none: "entity/<type>", "snapshot/<type>", "public/<type>", "public-snapshot/<type>". */
+bool sb_entity_stream_parse(const char *stream, struct sb_entity_stream_name *ret);
+#define SB_ENTITY_STREAM_SIZE (SB_TYPE_MAX + 17)
+void sb_entity_stream_name(char out[SB_ENTITY_STREAM_SIZE], enum sb_entity_stream kind, const char *type);
+
 #endif

@@ -155,3 +155,26 @@ void sb_heads_digest(struct sb_head *heads, size_t n, char hex[65])
 	crypto_hash_sha256_final(&hash, digest);
 	sb_hex(hex, digest, sizeof(digest));
 }
+
+/* --- streams of entities --- */
+
+static const char *const entity_prefix[] = { [SB_STREAM_ENTITY] = "entity/", [SB_STREAM_SNAPSHOT] = "snapshot/", [SB_STREAM_PUBLIC] = "public/",
+	[SB_STREAM_PUBLIC_SNAPSHOT] = "public-snapshot/" };
+
+bool sb_entity_stream_parse(const char *stream, struct sb_entity_stream_name *ret)
+{
+	for (size_t i = 0; i < SB_COUNT(entity_prefix); i++) {
+		size_t n = strlen(entity_prefix[i]);
+		if (strncmp(stream, entity_prefix[i], n) != 0)
+			continue;
+		*ret = (struct sb_entity_stream_name){ .kind = (enum sb_entity_stream)i, .type = stream + n,
+			.snapshot = i == SB_STREAM_SNAPSHOT || i == SB_STREAM_PUBLIC_SNAPSHOT, .down = i >= SB_STREAM_PUBLIC };
+		return sb_type_ok(ret->type);
+	}
+	return false;
+}
+
+void sb_entity_stream_name(char out[SB_ENTITY_STREAM_SIZE], enum sb_entity_stream kind, const char *type)
+{
+	(void)snprintf(out, SB_ENTITY_STREAM_SIZE, "%s%s", entity_prefix[kind], type); /* a type is SB_TYPE_MAX long at most */
+}
