@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "stagebridge/db.h"
 #include "support.h"
@@ -158,6 +160,49 @@ START_TEST(test_file)
 }
 END_TEST
 
+/* Another process opens, writes and closes the file while two handles are open here: it must not take itself for the last and delete the log. */
+START_TEST(test_other_process)
+{
+	char log[TEST_PATH_MAX + 8];
+	struct sb_db *second = NULL;
+	struct stat before, after;
+	int go[2], status;
+
+	(void)snprintf(log, sizeof(log), "%s-wal", path);
+	sb_db_close(db);
+	ck_assert_int_eq(pipe(go), 0);
+	pid_t child = fork();
+	ck_assert_int_ge(child, 0);
+	if (child == 0) {
+		char c;
+		struct sb_error why = SB_ERROR_INIT;
+		int rc = read(go[0], &c, 1) == 1 ? sb_db_open(&db, path, &why) : -1;
+		if (rc == 0)
+			rc = sb_db_run(db, NULL, &why, "INSERT INTO t (n) VALUES (2)", "");
+		sb_db_close(db);
+		_exit(rc == 0 ? 0 : 1);
+	}
+	ok(sb_db_open(&db, path, &err));
+	ok(sb_db_run(db, NULL, &err, "INSERT INTO t (n) VALUES (1)", ""));
+	ok(sb_db_open(&second, path, &err));
+	ck_assert_int_eq(count(second), 1);
+	ck_assert_int_eq(stat(log, &before), 0);
+	ck_assert_int_eq(write(go[1], "x", 1), 1);
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(stat(log, &after), 0);
+	ck_assert_uint_eq(before.st_ino, after.st_ino);
+	ok(sb_db_run(second, NULL, &err, "INSERT INTO t (n) VALUES (3)", ""));
+	ck_assert_int_eq(count(db), 3);
+	sb_db_close(second);
+	sb_db_close(db);
+	ok(sb_db_open(&db, path, &err));
+	ck_assert_int_eq(count(db), 3);
+	close(go[0]);
+	close(go[1]);
+}
+END_TEST
+
 START_TEST(test_out_of_memory)
 {
 	for (long n = 0;; n++) {
@@ -188,6 +233,7 @@ int main(void)
 	tcase_add_test(tc, test_transactions);
 	tcase_add_test(tc, test_refusals);
 	tcase_add_test(tc, test_file);
+	tcase_add_test(tc, test_other_process);
 	tcase_add_test(tc, test_out_of_memory);
 	suite_add_tcase(s, tc);
 	return test_run(s);

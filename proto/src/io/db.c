@@ -10,6 +10,7 @@
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CACHE_SIZE 256 /* a power of two; more than the agent has statements */
@@ -57,16 +58,25 @@ static int db_fail(struct sb_db *db, int code, struct sb_error *err)
 	return sb_fail(err, (enum sb_code)to, "state database: %s", db && db->h ? sqlite3_errmsg(db->h) : sqlite3_errstr(code));
 }
 
-/* The file holds what people pushed and which secrets' names exist: it is made private before SQLite opens it; -wal and -shm take its mode. */
+/* The file holds what people pushed and which secrets' names exist: it is made private before SQLite opens it; -wal and -shm take its mode.
+ * One that is there already is not opened here: closing any descriptor of it would drop all locks that this process has on it, and another process that
+ * closes it then, a person's sqlite3 for one, takes itself for the last and deletes the log that we go on writing. */
 static int make_private(const char *path, struct sb_error *err)
 {
+	struct stat st;
+
 	if (strcmp(path, ":memory:") == 0)
 		return SB_OK;
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 && errno != EEXIST)
 		return sb_fail_errno(err, errno, "state database \"%s\"", path);
-	close(fd);
-	return SB_OK;
+	if (fd >= 0) {
+		close(fd);
+		return SB_OK;
+	}
+	if (lstat(path, &st) < 0)
+		return sb_fail_errno(err, errno, "state database \"%s\"", path);
+	return S_ISREG(st.st_mode) ? SB_OK : sb_fail(err, SB_EIO, "state database \"%s\": it is a link or no file", path);
 }
 
 int sb_db_open(struct sb_db **ret, const char *path, struct sb_error *err)
