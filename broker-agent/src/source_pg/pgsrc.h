@@ -14,6 +14,7 @@
 #define PGSRC_BATCH_ROWS 20000u
 #define PGSRC_BATCHES_OPEN 8      /* 768 KiB each; with more types at once the oldest batch is closed early */
 #define PGSRC_FLIGHTS 1           /* records on their way up to which an open batch is closed as soon as the source is idle */
+#define PGSRC_SPACE_MS 3          /* between the records that an idle source closes */
 #define PGSRC_OPEN_MS 50          /* a batch that is never idle is closed at the first end of a transaction after this */
 #define PGSRC_CATALOG_MS 30000    /* how often the catalog is looked at */
 #define PGSRC_GUARD_MS 2000       /* how often published tables are looked at for what would break the application's updates */
@@ -152,6 +153,7 @@ struct pgsrc {
 	unsigned n_spare, n_open;
 	uint64_t openings;
 	int64_t open_since_ms;    /* of the oldest open batch */
+	int64_t closed_ms;        /* when batches were closed because the source was idle, the last time */
 	uint64_t incarnation;
 	/* place in the stream */
 	bool in_tx;

@@ -102,7 +102,11 @@ static void rest(struct pgsrc *s, bool read_source)
 		until = earliest(until, now + BOARD_MS);
 	else if (s->n_open > 0 && !s->in_tx)
 		until = earliest(until, s->open_since_ms + PGSRC_OPEN_MS); /* unless acknowledgements come first */
-	int ready = sb_lane_wait(s->lane, fd, read_source ? 2 : 1, until > now ? until - now : 0); /* what is ready shows when it is read */
+	/* until the next record may go, the server gathers for us: one look at the socket for many changes */
+	bool gathers = read_source && s->n_open > 0 && !s->in_tx && now < s->closed_ms + PGSRC_SPACE_MS;
+	if (gathers)
+		until = earliest(until, s->closed_ms + PGSRC_SPACE_MS);
+	int ready = sb_lane_wait(s->lane, fd, read_source && !gathers ? 2 : 1, until > now ? until - now : 0); /* what is ready shows when it is read */
 	if (ready == 0 && sb_mono_ms() < until)
 		s->catalog_ms = 0; /* woken: somebody wants something of the types */
 }
@@ -162,11 +166,15 @@ static int read_some(struct pgsrc *s, bool *ret_idle, struct sb_error *err)
 	return r;
 }
 
-/* A record costs the broker and the hub far more than a row: while some are on their way, what comes goes out together once they are
- * acknowledged. So batches grow with the load by themselves, and a change that comes alone waits for nothing. */
+/* A record costs the broker and the hub far more than a row: while some are on their way, or one went just now, what comes goes out together a little later. So
+ * batches grow with the load by themselves, and a change that comes alone waits for nothing. */
 static bool may_go(const struct pgsrc *s)
 {
-	return agent_publisher_in_flight(s->pub) < PGSRC_FLIGHTS || sb_mono_ms() - s->open_since_ms >= PGSRC_OPEN_MS;
+	int64_t now = sb_mono_ms();
+
+	if (now - s->open_since_ms >= PGSRC_OPEN_MS)
+		return true;
+	return agent_publisher_in_flight(s->pub) < PGSRC_FLIGHTS && now - s->closed_ms >= PGSRC_SPACE_MS;
 }
 
 static int stream(struct pgsrc *s, struct sb_error *err)
@@ -180,8 +188,10 @@ static int stream(struct pgsrc *s, struct sb_error *err)
 			r = read_some(s, &idle, err);
 		if (r == 0)
 			r = agent_publisher_poll(s->pub, 0, err);
-		if (r == 0 && idle && !s->in_tx && s->n_open > 0 && may_go(s))
+		if (r == 0 && idle && !s->in_tx && s->n_open > 0 && may_go(s)) {
 			r = pgsrc_batches_close(s, err);
+			s->closed_ms = sb_mono_ms();
+		}
 		if (r == 0)
 			r = upkeep(s, true, err);
 		if (r == 0 && idle)
