@@ -14,7 +14,7 @@ static int list(struct cli *cli, struct sb_error *err)
 	int r = cli_agent_call(cli, "GET", "/v1/entities", NULL, &answer, err);
 	if (r < 0)
 		return r;
-	json_t *view = json_pack("{s:O}", "sources", json_object_get(answer, "sources"));
+	json_t *view = json_pack("{s:O}", "items", json_object_get(answer, "sources"));
 	json_decref(answer);
 	if (!view)
 		return sb_fail_nomem(err);

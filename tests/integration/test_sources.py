@@ -5,12 +5,13 @@ import json
 import os
 import random
 import socket
+import subprocess
 import tempfile
 import threading
 import time
 import unittest
 
-from harness import Platform, until
+from harness import BUILD, Platform, until
 
 FILES = int(os.environ.get("SB_SOURCE_FILES", "20000"))
 PROGRESS = "SELECT count(*), sum((document->>'step')::bigint) FROM dev.card"
@@ -164,6 +165,25 @@ class Sources(unittest.TestCase):
         until("the column is wider", lambda: self.p.hub_sql("SELECT n FROM dev.reading WHERE id = '3'") == "1.50")
         self.assertEqual(self.p.hub_sql(kinds), "text numeric date text")
         self.assertEqual(self.p.hub_sql("SELECT id, n FROM dev.reading ORDER BY 1"), "1\t10\n2\t\n3\t1.50")
+        self.pin_what_is_inferred(kinds)
+
+    def pin_what_is_inferred(self, kinds):
+        """What --infer shows can be pasted into the settings; then a value that does not fit is refused alone."""
+        agent = [os.path.join(BUILD, "broker-agent", "broker-agent"), "--config", self.p.path("agent-dev.yaml"), "--infer", "readings"]
+        shown = subprocess.run(agent, stdout=subprocess.PIPE, check=True, text=True).stdout
+        pins = [dict(part.split(": ") for part in line.split("{ ")[1].split(" }")[0].split(", ")) for line in shown.splitlines() if "{ " in line]
+        pins = [{"name": pin["name"].strip('"'), "type": pin["type"]} for pin in pins]
+        self.assertEqual(pins, [{"name": "id", "type": "bigint"}, {"name": "n", "type": "numeric"}, {"name": "day", "type": "date"}, {"name": "zip", "type": "text"}])
+        self.p.extra_agent["dev"]["directories"][1]["columns"] = pins
+        self.p.agents["dev"].stop()
+        self.p._write("agent-dev.yaml", self.p.agent_settings("dev"))
+        with open(os.path.join(self.table, "b.csv"), "w") as f:
+            f.write("id,n\n3,much\n4,2\n")
+        self.p.start_agent("dev")
+        until("the good row is there", lambda: self.p.hub_sql("SELECT n FROM dev.reading WHERE id = 4") == "2")
+        self.assertEqual(self.p.hub_sql(kinds), "bigint numeric date text")
+        until("the bad one is told", lambda: 'b.csv: line 2: column "n": the value is not a numeric' in self.p.cli("source", "list", stage="dev").stdout)
+        self.assertNotIn("much", self.p.agents["dev"].text())
 
     def test_4_socket_and_kills(self):
         """Every request that was answered counts; one that was not is asked again."""
@@ -199,6 +219,14 @@ class Sources(unittest.TestCase):
         os.rename(away, self.folder)
         until("all is well", lambda: "deletion held" not in self.p.cli("source", "list", stage="dev").stdout, 60)
         self.await_files()
+
+    def test_6_a_folder_that_is_emptied(self):
+        for name in os.listdir(self.folder):
+            os.unlink(os.path.join(self.folder, name))
+        until("the agent does not believe it", lambda: "deletion held" in self.p.cli("source", "list", stage="dev").stdout, 60)
+        self.p.cli("source", "confirm", "cards", stage="dev")
+        until("it is believed", lambda: self.p.hub_sql("SELECT count(*) FROM dev.card") == "0", 60)
+        self.assertNotEqual(self.p.cli("source", "confirm", "cards", stage="dev", check=False).returncode, 0)    # nothing waits any more
 
 
 if __name__ == "__main__":
