@@ -134,6 +134,9 @@ START_TEST(test_every_change)
 
 	history(true);
 	put_padded(T0, (const struct row[]){ { 'i', 0x10, "1", "one" }, { 'i', 0x10, "2", "two" } }, 2, pad);
+	/* a run of many rows is one statement, for its versions too */
+	if (pad)
+		ck_assert_str_eq(ask("SELECT count(DISTINCT cmin::text) || ' ' || count(*) FROM store.\"~__e__history\""), "1 22");
 	/* two versions of one row in one batch */
 	put_padded(T0 + HOUR, (const struct row[]){ { 'u', 0x20, "1", "uno" }, { 'u', 0x21, "1", "eins" }, { 'u', 0x22, "2", "two" } }, 3, pad);
 	put_padded(T0 + 2 * HOUR, (const struct row[]){ { 'd', 0x30, "2", NULL } }, 1, pad);

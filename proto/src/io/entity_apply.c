@@ -323,7 +323,7 @@ static int run_range(struct entity_apply *a, size_t lo, size_t hi, struct sb_app
 static int each_key_once(struct entity_apply *a, size_t lo, size_t hi, struct sb_error *err)
 {
 	char first[16], last[16];
-	const char *const param[3] = { "0", first, last };
+	const char *const param[2] = { first, last };
 	uint64_t keys = 0;
 
 	(void)snprintf(first, sizeof(first), "%" PRIu32, a->t->row[lo].ord); /* both fit */

@@ -74,33 +74,28 @@ static void position(struct sb_buf *sql, const struct entity_type *type, const c
 	sb_buf_addf(sql, "%s.%sinc || '/' || upper(to_hex(%s.%slsn)) || '.' || %s.%sseq", alias, p, alias, p, alias, p);
 }
 
-/* Ends the open versions of the rows of `from`; they are found by the key that `alias` has. */
-static void end_versions(struct sb_buf *sql, const struct entity_type *type, const char *alias, const char *from)
-{
-	sb_buf_adds(sql, "UPDATE ");
-	history_name(sql, type);
-	sb_buf_addf(sql, " h SET valid_to = at FROM %s h.valid_to IS NULL AND h.generation = %u AND h.key = ", from, type->history_generation);
-	texts(sql, type, alias, true);
-	sb_buf_adds(sql, "; ");
-}
-
 static void begin_versions(struct sb_buf *sql, const struct entity_type *type)
 {
 	sb_buf_adds(sql, "INSERT INTO ");
 	history_name(sql, type);
-	sb_buf_adds(sql, " (generation, key, valid_from, valid_to, op, position, row) SELECT ");
-	sb_buf_addf(sql, "%u, ", type->history_generation);
+	sb_buf_addf(sql, " (generation, key, valid_from, valid_to, op, position, row) SELECT %u, ", type->history_generation);
+}
+
+/* ", e AS (UPDATE ...) INSERT ... SELECT ": ends the open versions of the keys `was` of c. What changed is materialized: of a table that grows so fast the planner
+ * knows little, and it must not look at all versions for each row. */
+static void end_and_begin(struct sb_buf *sql, const struct entity_type *type)
+{
+	sb_buf_adds(sql, "), e AS (UPDATE ");
+	history_name(sql, type);
+	sb_buf_adds(sql, " h SET valid_to = at FROM c WHERE h.key = c.was AND h.valid_to IS NULL) ");
+	begin_versions(sql, type);
 }
 
 /* ---- the trigger ---- */
 
 static void on_insert(struct sb_buf *sql, const struct entity_type *type)
 {
-	char from[96];
-
-	(void)snprintf(from, sizeof(from), "new_rows n WHERE NOT n.%sdeleted AND", type->prefix); /* fits: prefixes are short */
-	end_versions(sql, type, "n", from);
-	begin_versions(sql, type);
+	begin_versions(sql, type); /* whatever removed a row of this key has ended its version */
 	texts(sql, type, "n", true);
 	sb_buf_adds(sql, ", at, NULL, 'i', ");
 	position(sql, type, "n");
@@ -111,44 +106,41 @@ static void on_insert(struct sb_buf *sql, const struct entity_type *type)
 
 static void on_update(struct sb_buf *sql, const struct entity_type *type)
 {
-	sb_cleanup(sb_buf_release) struct sb_buf changed = { 0 };
 	const char *p = type->prefix, *sep = "";
 
-	sb_buf_init(&changed, ENTITY_SQL_MAX);
-	sb_buf_adds(&changed, "new_rows n JOIN old_rows o ON ");
+	sb_buf_adds(sql, "WITH c AS MATERIALIZED (SELECT ");
+	texts(sql, type, "o", true);
+	sb_buf_adds(sql, " AS was, ");
+	texts(sql, type, "n", true);
+	sb_buf_addf(sql, " AS key, n.%sdeleted AS gone, o.%sdeleted AS new, ", p, p);
+	position(sql, type, "n");
+	sb_buf_addf(sql, " AS position, CASE WHEN NOT n.%sdeleted THEN ", p);
+	row_json(sql, type, "n");
+	sb_buf_adds(sql, " END AS row FROM new_rows n JOIN old_rows o ON ");
 	for (unsigned i = 0; i < type->shape.n_columns; i++) {
 		if (!type->shape.column[i].key)
 			continue;
-		sb_buf_addf(&changed, "%sn.", sep);
-		sb_pg_ident(&changed, type->shape.column[i].name);
-		sb_buf_adds(&changed, " = o.");
-		sb_pg_ident(&changed, type->shape.column[i].name);
+		sb_buf_addf(sql, "%sn.", sep);
+		sb_pg_ident(sql, type->shape.column[i].name);
+		sb_buf_adds(sql, " = o.");
+		sb_pg_ident(sql, type->shape.column[i].name);
 		sep = " AND ";
 	}
-	sb_buf_addf(&changed, " WHERE (n.%sdeleted <> o.%sdeleted OR NOT n.%sdeleted AND ", p, p, p);
-	texts(&changed, type, "n", false);
-	sb_buf_adds(&changed, " IS DISTINCT FROM ");
-	texts(&changed, type, "o", false);
-	sb_buf_adds(&changed, ") AND");
-	end_versions(sql, type, "o", changed.data);
-	begin_versions(sql, type);
-	texts(sql, type, "n", true);
-	sb_buf_addf(sql, ", at, CASE WHEN n.%sdeleted THEN at END, CASE WHEN n.%sdeleted THEN 'd' WHEN o.%sdeleted THEN 'i' ELSE 'u' END, ", p, p, p);
-	position(sql, type, "n");
-	sb_buf_addf(sql, ", CASE WHEN NOT n.%sdeleted THEN ", p);
-	row_json(sql, type, "n");
-	sb_buf_addf(sql, " END FROM %s true; ", changed.data);
+	sb_buf_addf(sql, " WHERE n.%sdeleted <> o.%sdeleted OR NOT n.%sdeleted AND ", p, p, p);
+	texts(sql, type, "n", false);
+	sb_buf_adds(sql, " IS DISTINCT FROM ");
+	texts(sql, type, "o", false);
+	end_and_begin(sql, type);
+	sb_buf_adds(sql, "c.key, at, CASE WHEN c.gone THEN at END, CASE WHEN c.gone THEN 'd' WHEN c.new THEN 'i' ELSE 'u' END, c.position, c.row FROM c; ");
 }
 
 static void on_delete(struct sb_buf *sql, const struct entity_type *type)
 {
-	char from[96];
-
-	(void)snprintf(from, sizeof(from), "old_rows o WHERE NOT o.%sdeleted AND", type->prefix); /* fits: prefixes are short */
-	end_versions(sql, type, "o", from);
-	begin_versions(sql, type);
+	sb_buf_adds(sql, "WITH c AS MATERIALIZED (SELECT ");
 	texts(sql, type, "o", true);
-	sb_buf_addf(sql, ", at, at, 'd', until, NULL FROM old_rows o WHERE NOT o.%sdeleted; ", type->prefix);
+	sb_buf_addf(sql, " AS was FROM old_rows o WHERE NOT o.%sdeleted", type->prefix);
+	end_and_begin(sql, type);
+	sb_buf_adds(sql, "c.was, at, at, 'd', until, NULL FROM c; ");
 }
 
 static int make_triggers(struct sb_entity_tables *t, const struct entity_type *type, struct sb_error *err)
@@ -164,7 +156,7 @@ static int make_triggers(struct sb_entity_tables *t, const struct entity_type *t
 	sb_buf_reset(sql);
 	sb_buf_adds(sql, "CREATE OR REPLACE FUNCTION ");
 	history_name(sql, type);
-	sb_buf_adds(sql, "() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $sb_history$ DECLARE"
+	sb_buf_adds(sql, "() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan AS $sb_history$ DECLARE"
 		" at timestamptz := coalesce(nullif(current_setting('stagebridge.at', true), '')::timestamptz, now());"
 		" until text := coalesce(current_setting('stagebridge.position', true), ''); BEGIN ");
 	for (size_t i = 0; i < SB_COUNT(on); i++) {
@@ -356,7 +348,7 @@ static int make_table(struct sb_entity_tables *t, struct entity_type *type, stru
 	history_name(sql, type);
 	sb_buf_adds(sql, " USING hash (key) WHERE valid_to IS NULL; CREATE INDEX ON ");
 	history_name(sql, type);
-	sb_buf_adds(sql, " (valid_to)");
+	sb_buf_adds(sql, " (valid_to) WHERE valid_to IS NOT NULL");
 	rc = entity_ddl(t, err);
 	return rc ? rc : sb_pg_exec(t->pg, "UPDATE store.entity_type SET history_table = $3 WHERE scope = $1 AND type = $2", 3, param, NULL, err);
 }
