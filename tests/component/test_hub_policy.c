@@ -107,7 +107,7 @@ START_TEST(test_approvals)
 END_TEST
 
 /* A request is the yes of who asks, where it counts */
-START_TEST(test_request_is_a_yes)
+START_TEST(test_human_and_automation_make_one)
 {
 	open_with(HEAD TWO);
 	ck_assert_str_eq(ask("promote", "prod", "model", "tom"), "done");
@@ -245,6 +245,62 @@ START_TEST(test_expires)
 }
 END_TEST
 
+/* The two ways to ask, all that wait at once and one alone, come to the same for each */
+struct agree { const struct sb_policy *policy; unsigned n; };
+static int agrees(void *user, const struct hub_facts *f, struct sb_error *err)
+{
+	struct agree *a = user;
+	struct hub_gates one, listed;
+	char text[1000], other[1000];
+	struct hub_facts *alone = calloc(1, sizeof(*alone));
+
+	ck_assert_ptr_nonnull(alone);
+	int r = hub_facts_load(rig.pg, f->promotion, f->artifact, f->stage, f->kind, alone, err);
+	hub_decide(a->policy, f, &listed);
+	hub_decide(a->policy, alone, &one);
+	hub_gates_text(&listed, text);
+	hub_gates_text(&one, other);
+	ck_assert_int_eq(r, 0);
+	ck_assert_str_eq(text, other);
+	ck_assert(listed.count == one.count && listed.pass == one.pass && listed.refused == one.refused && hub_verdict(a->policy, f, &listed) == hub_verdict(a->policy, alone, &one));
+	ck_assert(alone->state == f->state && strcmp(alone->policy, f->policy) == 0 && alone->seq == f->seq && alone->n_votes == f->n_votes && strcmp(alone->older, f->older) == 0);
+	free(alone);
+	a->n++;
+	return 0;
+}
+
+START_TEST(test_list_and_point_agree)
+{
+	open_with(HEAD "edges:\n  - edge: train..prod\n    mode: manual\n    select: fifo\n    soak: { min: 1h }\n    statuses: { required: [ci/build] }\n    approvals: { min: 2, rules: [{ group: release }, { group: quality }] }\n");
+	next_artifact(3);
+	next_artifact(4);
+	rig_await(&rig, "SELECT count(*) FROM lifecycle.promotion WHERE stage = 'prod' AND artifact = " HEX("4") " AND state = 'GATED'", 1);
+	ck_assert_str_eq(ask("approve", "", "", "ines"), "done");
+	ck_assert_str_eq(ask("hold", "prod", "model", "tom"), "done");
+	ck_assert_str_eq(ask("stop", "", "model", "tom"), "done");
+	rig_run(&rig, "INSERT INTO lifecycle.commit_status (origin, oid, context, state, reporter) SELECT origin, commit_oid, 'ci/build', 'success', 'ci' FROM lifecycle.artifact WHERE id <> " HEX("3"));
+	rig_stop(&rig);
+	struct agree a = { hub_policy_get(rig.w), 0 };
+	rig_ok(hub_facts_waiting(rig.pg, agrees, &a, err));
+	ck_assert_uint_ge(a.n, 3);
+	hub_policy_put(rig.w, a.policy);
+	rig_close(&rig);
+}
+END_TEST
+
+/* One that waits for a person holds no place: what comes after it and has all it needs goes on */
+START_TEST(test_waiting_approval_blocks_nobody)
+{
+	open_with(HEAD "edges:\n  - { edge: train..prod, mode: manual, select: newest_ready }\n");
+	next_artifact(3);
+	rig_await(&rig, "SELECT count(*) FROM lifecycle.promotion WHERE stage = 'prod' AND state = 'GATED'", 2);
+	ck_assert_str_eq(ask("approve", "", "", "maria"), "done"); /* the newest */
+	waits_for(ONLY_THE_STAGE);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.promotion WHERE stage = 'prod' AND artifact = " HEX("2") " AND waiting_for LIKE 'approval: %'"), 1);
+	close_all();
+}
+END_TEST
+
 /* Without a file the stages' own mode and soak are the policy */
 START_TEST(test_built_in)
 {
@@ -268,7 +324,9 @@ int main(void)
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, test_approvals);
-	tcase_add_test(tc, test_request_is_a_yes);
+	tcase_add_test(tc, test_human_and_automation_make_one);
+	tcase_add_test(tc, test_list_and_point_agree);
+	tcase_add_test(tc, test_waiting_approval_blocks_nobody);
 	tcase_add_test(tc, test_policy_changes);
 	tcase_add_test(tc, test_soak_window_and_statuses);
 	tcase_add_test(tc, test_brakes);

@@ -3,8 +3,9 @@ import json
 import os
 import subprocess
 import unittest
+import urllib.request
 
-from harness import Platform, until
+from harness import TENANT, Platform, service, until
 from test_promotion import Git
 
 HEAD = """policy: acme
@@ -108,6 +109,49 @@ class PolicyAtWork(unittest.TestCase):
         self.p.cli("resume", "--stage", "prod", token="maria.token")
         until("it is in", lambda: self.p.hub_sql(f"SELECT state FROM lifecycle.promotion WHERE id = '{self.first}'") == "SUCCEEDED", 30)
         self.assertEqual(self.p.hub_sql("SELECT count(*) FROM lifecycle.audit_broken"), "0")
+
+
+class StatusesAtGitea(unittest.TestCase):
+    """What is required is read at the forge, from the account that may say it."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.p = p = Platform(brokers="mock", forge="gitea", stages=["dev", "prod"])
+        cls.enterClassContext(p)
+        with open(p.hub_file) as f:
+            settings = json.load(f)
+        settings["tenants"][0]["policy"] = p.path("policy.yaml")
+        p._write("hub.yaml", settings)
+        with open(p.path("policy.yaml"), "w") as f:
+            f.write('policy: a\nversion: "1"\nedges:\n  - { edge: dev..prod, mode: auto, statuses: { required: [ci/build], reporters: [ci] } }\n')
+        cls.admin = service("gitea", "token", p.path("gitea"))
+        cls.api("POST", "/orgs", {"username": TENANT})
+        cls.tokens = {u: service("gitea", "user", p.path("gitea"), u, u + "-password-1") for u in ("ci", "alice")}
+        p.start()
+        until("the hub provisions the repository", lambda: cls.api("GET", f"/repos/{TENANT}/model"), 40)
+        for user in cls.tokens:
+            cls.api("PUT", f"/repos/{TENANT}/model/collaborators/{user}", {"permission": "write"})
+
+    @classmethod
+    def api(cls, method, path, body=None, token=None):
+        req = urllib.request.Request(cls.p.gitea + "/api/v1" + path, method=method, data=json.dumps(body).encode() if body is not None else None,
+                                     headers={"Authorization": "token " + (token or cls.admin), "Content-Type": "application/json"})
+        with urllib.request.urlopen(req, timeout=20) as r:
+            text = r.read().decode()
+        return json.loads(text) if text else {}
+
+    def test_a_status_lets_it_in(self):
+        waits = until("it waits for the status", lambda: self.p.hub_sql("SELECT id || ' ' || waiting_for FROM lifecycle.promotion WHERE stage = 'prod' AND state = 'GATED' AND waiting_for LIKE 'status: %'"), 60)
+        promotion = waits.split()[0]
+        self.assertIn("ci/build is not reported yet", waits)
+        commit = self.p.hub_sql("SELECT commit_oid FROM lifecycle.artifact LIMIT 1")
+        said = f"/repos/{TENANT}/model/statuses/{commit}"
+        self.api("POST", said, {"state": "success", "context": "ci/build"}, self.tokens["alice"])
+        until("the word of alice is known", lambda: self.p.hub_sql("SELECT reporter FROM lifecycle.commit_status WHERE context = 'ci/build'") == "alice", 30)
+        self.api("POST", said, {"state": "failure", "context": "ci/build"}, self.tokens["ci"])
+        until("it failed", lambda: self.p.hub_sql(f"SELECT waiting_for FROM lifecycle.promotion WHERE id = '{promotion}'") == "status: ci/build is failure", 30)
+        self.api("POST", said, {"state": "success", "context": "ci/build"}, self.tokens["ci"])
+        until("it is in", lambda: self.p.hub_sql(f"SELECT state FROM lifecycle.promotion WHERE id = '{promotion}'") == "SUCCEEDED", 60)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ struct hub_pull {
 };
 struct hub_pulls { struct hub_pull *item; size_t count; };
 
+/** What another system said about a commit. */
+#define HUB_CHECKS_MAX 50
+struct hub_check { char context[201], state[12], description[401], url[401], reporter[128]; };
+
 struct hub_forge_api {
 	const char *name;
 	/** Makes repository, branches, protection and webhook as far as they are missing. Called at start and after trouble. */
@@ -34,6 +38,8 @@ struct hub_forge_api {
 	int (*pull_close)(void *forge, const char *repository, int number, const char *comment, struct sb_error *err);
 	/** state: pending | success | failure | error. */
 	int (*status)(void *forge, const char *repository, const char *oid, const char *state, const char *context, const char *description, const char *url, struct sb_error *err);
+	/** The newest word per context, at most HUB_CHECKS_MAX, without our own (stagebridge/...); NULL when the forge has none but those that are reported to the hub. */
+	int (*checks)(void *forge, const char *repository, const char *oid, struct hub_check ret[HUB_CHECKS_MAX], size_t *ret_count, struct sb_error *err);
 	void (*free)(void *forge);
 };
 int hub_forge_gitea_new(void **ret, const struct hub_forge_api **ret_api, struct hub_world *w, struct sb_error *err) SB_MUSTCHECK;

@@ -100,7 +100,7 @@ static int ensure_hook(struct gitea *g, const char *repository, struct sb_error 
 		return r;
 	while (n && (secret[n - 1] == '\n' || secret[n - 1] == '\r'))
 		secret[--n] = '\0';
-	json_auto_t *body = json_pack("{s:s, s:b, s:[s,s], s:{s:s, s:s, s:s}}", "type", "gitea", "active", 1, "events", "push", "pull_request", "config", "url", g->set->hook_url, "content_type", "json", "secret", secret);
+	json_auto_t *body = json_pack("{s:s, s:b, s:[s,s,s], s:{s:s, s:s, s:s}}", "type", "gitea", "active", 1, "events", "push", "pull_request", "status", "config", "url", g->set->hook_url, "content_type", "json", "secret", secret);
 	return body ? call(g, "POST", path, body, NULL, err) : sb_fail_nomem(err);
 }
 
@@ -240,7 +240,7 @@ static int gitea_pulls(void *forge, const char *repository, struct hub_pulls *re
 
 	*ret = (struct hub_pulls){ .count = 0 };
 	for (int page = 1; page <= PAGES_MAX && more && r == 0; page++) {
-		sb_cleanup(sb_freep) char *path = sb_asprintf("/repos/%s/%s/pulls?state=all&sort=recentupdate&limit=%d&page=%d", g->set->owner, repository, PAGE, page);
+		sb_cleanup(sb_freep) char *path = sb_asprintf("/repos/%s/%s/pulls?state=all&sort=highestindex&limit=%d&page=%d", g->set->owner, repository, PAGE, page);
 		json_auto_t *list = NULL;
 		struct hub_pull p;
 		json_t *j;
@@ -306,6 +306,51 @@ static int gitea_status(void *forge, const char *repository, const char *oid, co
 	return path && body ? call(g, "POST", path, body, NULL, err) : sb_fail_nomem(err);
 }
 
+static size_t place_of(const struct hub_check *check, size_t n, const char *context)
+{
+	size_t k = 0;
+
+	while (k < n && strcmp(check[k].context, context) != 0)
+		k++;
+	return k;
+}
+
+/* The highest number of each context counts: times are of a second, and what Gitea sorts by differs between its versions. A warning is no success. */
+static int gitea_checks(void *forge, const char *repository, const char *oid, struct hub_check ret[HUB_CHECKS_MAX], size_t *ret_count, struct sb_error *err)
+{
+	struct gitea *g = forge;
+	sb_cleanup(sb_freep) char *path = sb_asprintf("/repos/%s/%s/commits/%s/statuses?sort=recentupdate&limit=%d", g->set->owner, repository, oid, HUB_CHECKS_MAX);
+	int64_t number[HUB_CHECKS_MAX] = { 0 };
+	json_auto_t *list = NULL;
+	json_t *j;
+	size_t i, n = 0;
+
+	if (!path)
+		return sb_fail_nomem(err);
+	int r = call(g, "GET", path, NULL, &list, err);
+	if (r < 0)
+		return r;
+	json_array_foreach(list, i, j)
+	{
+		const char *context = str(j, "context"), *reporter = str(json_object_get(j, "creator"), "login");
+		int64_t id = json_integer_value(json_object_get(j, "id"));
+		size_t k = place_of(ret, n, context);
+		if (!*context || !*reporter || strlen(context) >= sizeof(ret->context) || strncmp(context, "stagebridge/", 12) == 0 || k == HUB_CHECKS_MAX || (k < n && id < number[k]))
+			continue;
+		n += k == n;
+		number[k] = id;
+		copy(ret[k].context, sizeof(ret[k].context), context);
+		copy(ret[k].state, sizeof(ret[k].state), strcmp(str(j, "status"), "warning") == 0 ? "failure" : str(j, "status"));
+		copy(ret[k].reporter, sizeof(ret[k].reporter), reporter);
+		copy(ret[k].description, sizeof(ret[k].description), str(j, "description"));
+		copy(ret[k].url, sizeof(ret[k].url), str(j, "target_url"));
+		sb_text_tidy(ret[k].description);
+		sb_text_tidy(ret[k].url);
+	}
+	*ret_count = n;
+	return 0;
+}
+
 static void gitea_free(void *forge)
 {
 	struct gitea *g = forge;
@@ -320,7 +365,7 @@ static void gitea_free(void *forge)
 int hub_forge_gitea_new(void **ret, const struct hub_forge_api **ret_api, struct hub_world *w, struct sb_error *err)
 {
 	static const struct hub_forge_api api = { .name = "gitea", .provision = gitea_provision, .remote = gitea_remote, .pull_open = gitea_pull_open, .pulls = gitea_pulls, .pull_get = gitea_pull_get, .pull_merge = gitea_pull_merge,
-		.pull_close = gitea_pull_close, .status = gitea_status, .free = gitea_free };
+		.pull_close = gitea_pull_close, .status = gitea_status, .checks = gitea_checks, .free = gitea_free };
 	struct gitea *g = calloc(1, sizeof(*g));
 	sb_cleanup(sb_freep) char *token = NULL;
 	size_t n = 0;

@@ -75,6 +75,8 @@ static int visit(struct hub_git *g, struct hub_git_origin *o, struct sb_error *e
 	if (r >= 0)
 		r = hub_git_stages(g, o, err);
 	if (r >= 0)
+		r = hub_git_checks(g, o, err);
+	if (r >= 0)
 		r = hub_git_announce(g, o, err);
 	return r < 0 ? r : 0;
 }

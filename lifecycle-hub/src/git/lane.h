@@ -40,6 +40,8 @@ int hub_git_pushes(struct hub_git *g, struct sb_error *err) SB_MUSTCHECK;
 int hub_git_stages(struct hub_git *g, struct hub_git_origin *o, struct sb_error *err) SB_MUSTCHECK;
 /** Sends commit statuses that changed. */
 int hub_git_statuses(struct hub_git *g, struct sb_error *err) SB_MUSTCHECK;
+/** Reads what other systems said about the commits of promotions that wait for it. */
+int hub_git_checks(struct hub_git *g, struct hub_git_origin *o, struct sb_error *err) SB_MUSTCHECK;
 /** Tells the first stage's repository about main, stage heads and pull requests. */
 int hub_git_announce(struct hub_git *g, struct hub_git_origin *o, struct sb_error *err) SB_MUSTCHECK;
 

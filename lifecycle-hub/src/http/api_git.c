@@ -78,6 +78,7 @@ int hub_api_gitea_hook(struct sb_http_request *req, struct sb_http_reply *reply,
 	struct sb_metric *m = sb_metric("stagebridge_webhooks_total", SB_COUNTER, "result", "webhooks received");
 	struct hub_call c = { .w = NULL };
 	json_auto_t *body = NULL;
+	bool own = false;
 
 	int r = hub_call_begin(user, req, &c, err);
 	if (r == 0)
@@ -86,12 +87,14 @@ int hub_api_gitea_hook(struct sb_http_request *req, struct sb_http_reply *reply,
 		r = sb_http_body_json(req, &body, err);
 	if (r == 0) {
 		const char *name = json_string_value(json_object_get(json_object_get(body, "repository"), "full_name"));
+		const char *context = json_string_value(json_object_get(body, "context"));
 		const char *param[] = { delivery && strlen(delivery) <= 64 ? delivery : "", event && strlen(event) <= 64 ? event : "", name ? name : "" };
 
+		own = event && strcmp(event, "status") == 0 && context && strncmp(context, "stagebridge/", 12) == 0; /* an echo of our own word */
 		r = sb_pg_exec(c.pg, "INSERT INTO sb.webhook (delivery, event, repository) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", 3, param, NULL, err);
 	}
 	sb_metric_add(m, r == 0 ? "accepted" : "refused", 1);
-	if (r == 0)
+	if (r == 0 && !own)
 		hub_wake(c.w, "git");
 	hub_call_end(user, &c, r == 0);
 	return r < 0 ? r : sb_http_json(reply, json_pack("{s:b}", "taken", 1), err);

@@ -1,4 +1,4 @@
-// The page asks one question every two seconds and draws the answer. Text is only ever set as text. The token lives in this tab's memory.
+// The page asks two questions every two seconds and draws the answers. Text is only ever set as text. The token lives in this tab's memory.
 "use strict";
 const at = (id) => document.getElementById(id);
 let token = "", tenant = "", timer = 0;
@@ -92,6 +92,17 @@ function draw(o) {
   at("state").textContent = (o.quarantined ? o.quarantined + " in quarantine · " : "") + "as of " + new Date(o.now).toLocaleTimeString();
 }
 
+const local = (stamp) => new Date(stamp).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
+// open until, or closed until; the rules as a list of sentences
+function drawPolicy(o) {
+  const when = (w) => w.open ? (w.next_close ? "open until " + local(w.next_close) : "open") : w.reason + (w.next_open ? ", opens " + local(w.next_open) : ", no opening in sight");
+  at("policy").replaceChildren(table(["step", "", "asks for", "now"], o.items.map((e) => [e.from + " → " + e.to, chip(e.mode), el("ul", "rules", ...e.rules.map((r) => el("li", "", r))), cell(e.window.open ? "" : "bad", when(e.window))]),
+    "no stage takes artifacts"));
+  at("policy").append(el("small", "", "policy " + o.policy + " " + o.version + " ", el("code", "", o.digest.slice(0, 12))));
+  if (o.problem) at("policy").append(el("p", "bad", "The policy's file has a mistake, so the former one stays in force: " + o.problem));
+}
+
 async function ask(path) {
   const r = await fetch(path, { headers: token ? { Authorization: "Bearer " + token } : {} });
   if (r.status === 401 || r.status === 403) { at("login").hidden = false; throw new Error("a token is needed"); }
@@ -110,6 +121,7 @@ async function turn() {
       tenant = list[0].name;
     }
     draw(await ask("/api/v1/tenants/" + encodeURIComponent(tenant) + "/overview"));
+    drawPolicy(await ask("/api/v1/tenants/" + encodeURIComponent(tenant) + "/policy"));
   } catch (e) {
     at("state").textContent = e.message;
   }
