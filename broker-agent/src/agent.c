@@ -278,6 +278,11 @@ void agent_board_head(struct agent *a, const struct sb_stream_out *so)
 		sb_log_limited(SB_WARN, "board_full", "heads", NULL);
 }
 
+void agent_origin_name(const struct agent *a, char out[AGENT_ORIGIN_SIZE])
+{
+	(void)snprintf(out, AGENT_ORIGIN_SIZE, "stagebridge_%s_%s", a->set.tenant, a->set.stage); /* two names of SB_NAME_MAX */
+}
+
 void agent_board_source(struct agent *a, const struct agent_source_state *s)
 {
 	struct agent_board *b = &a->board;

@@ -48,6 +48,10 @@ int agent_open(struct agent **ret, const char *config_file, struct sb_error *err
 int agent_start(struct agent *a, struct sb_error *err) SB_MUSTCHECK;   /* starts the lanes that the settings ask for */
 void agent_close(struct agent *a);                                      /* stops lanes in order, frees */
 
+/** Replication origin of the rows that the replica lane writes: one server may hold the databases of several stages, and an origin belongs to one session of it. */
+#define AGENT_ORIGIN_SIZE 96
+void agent_origin_name(const struct agent *a, char out[AGENT_ORIGIN_SIZE]);
+
 void agent_board_head(struct agent *a, const struct sb_stream_out *so);
 void agent_board_source(struct agent *a, const struct agent_source_state *s);  /* by name */
 bool agent_board_source_is(struct agent *a, const char *name, const char *state);

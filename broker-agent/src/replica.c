@@ -25,6 +25,7 @@ struct copy {                        /* one record on its way into the tables */
 	const struct sb_inrecord *ir;
 	const struct sb_meta *meta;
 	char type[SB_TYPE_MAX + 1];
+	bool down;                   /* what its owner lets go to earlier stages */
 	struct replica_stream stream;
 	uint64_t incarnation;        /* of a batch */
 	bool covers;                 /* it names the positions [from, to) */
@@ -49,6 +50,7 @@ static int read_type(struct copy *c, struct sb_error *err)
 
 	if (!sb_entity_stream_parse(c->meta->stream, &name) || name.snapshot != snapshot)
 		return sb_fail(err, SB_EPROTO, "stream is not one of an entity type");
+	c->down = name.down;
 	return sb_format(c->type, sizeof(c->type), err, "%s", name.type);
 }
 
@@ -125,6 +127,8 @@ static int snapshot_ended(struct copy *c, const json_t *value, const char *snaps
 	r = replica_tables(c->rp, c->meta->stage, &t, err);
 	if (r == 0)
 		r = sb_entity_snapshot_ended(t, c->type, (uint64_t)incarnation, lsn, &swept, err);
+	if (r == 0)
+		r = replica_comment(c->rp, c->meta->stage, c->type, c->down, err);
 	if (r == 0) {
 		report(c->rp->a, "streaming", "");
 		sb_log(SB_INFO, "replica_snapshot_ended", "owner=%s type=%s swept=%" PRIu64, c->meta->stage, c->type, swept);
@@ -199,6 +203,7 @@ static void advance(struct copy *c)
 	if (c->incarnation)
 		s->incarnation = c->incarnation;
 	sb_stream_advance(&s->in, c->meta);
+	s->made_ms = c->meta->time_ms;
 	s->known = true;
 }
 

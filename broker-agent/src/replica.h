@@ -13,6 +13,7 @@ struct replica_stream {              /* store.down_stream: how far a stream of a
 	struct sb_stream_in in;
 	uint64_t incarnation;
 	struct sb_position done;     /* everything before it is in the tables */
+	int64_t made_ms;             /* when its owner signed the last record */
 };
 
 struct replica_owner { char stage[SB_NAME_MAX + 1]; struct sb_entity_tables *tables; };
@@ -23,7 +24,6 @@ struct replica {
 	struct sb_consumer *consumer;
 	struct replica_owner owner[REPLICA_OWNERS_MAX];
 	unsigned n_owners;
-	char origin[80];             /* name of the replication origin */
 };
 
 /** Schemas, tables, rights, replication origin. Outside a transaction; may be repeated. */
@@ -38,6 +38,9 @@ int replica_stream_store(struct replica *rp, const char *source, const struct re
 int replica_snapshot_begun(struct replica *rp, const char *stage, const char *type, const char *snapshot, struct sb_error *err) SB_MUSTCHECK;
 int replica_snapshot_broken(struct replica *rp, const char *stage, const char *type, struct sb_error *err) SB_MUSTCHECK;
 int replica_snapshot_ended(struct replica *rp, const char *stage, const char *type, const char *snapshot, bool *ret_whole, struct sb_error *err) SB_MUSTCHECK;
+
+/** For people: what the view of a type is, where its source says nothing. */
+int replica_comment(struct replica *rp, const char *stage, const char *type, bool down, struct sb_error *err) SB_MUSTCHECK;
 
 /** A record, or one row of it (class "row"), that was refused; the newest 10000 are kept. */
 int replica_quarantine(struct replica *rp, const struct sb_inrecord *ir, const char *class, const char *reason, struct sb_error *err) SB_MUSTCHECK;

@@ -183,6 +183,144 @@ START_TEST(test_described)
 }
 END_TEST
 
+/* True when the statement fails for want of rights, as that role. */
+static bool forbidden(struct sb_pg *as, const char *statement)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	int r = sb_pg_exec(as, statement, 0, NULL, NULL, &err);
+
+	return r == SB_EAUTH;
+}
+
+static struct sb_pg *login(const char *role)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_pg *as = NULL;
+	char text[200];
+
+	fix_ok(sb_pg_open(&as, f.a.set.replica.conninfo, "test", &err), err);
+	(void)snprintf(text, sizeof(text), "SET SESSION AUTHORIZATION %s", role);
+	fix_ok(sb_pg_script(as, text, &err), err);
+	return as;
+}
+
+/* Another database, owned by a role, instead of the common one; as superuser. */
+static void own_database(const char *name, const char *owner)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	char text[200];
+
+	(void)snprintf(text, sizeof(text), "CREATE DATABASE %s OWNER %s", name, owner);
+	sql(text);
+	sb_pg_close(pg);
+	free(f.a.set.replica.conninfo);
+	f.a.set.replica.conninfo = sb_asprintf("%s dbname=%s", pg_fixture_start(), name);
+	fix_ok(sb_pg_open(&pg, f.a.set.replica.conninfo, "test", &err), err);
+}
+
+/* Neither an ordinary role nor one that owns the database and other things in it, to which somebody gave default rights on all that comes. */
+START_TEST(test_nobody_writes_a_copy)
+{
+	static const char *const roles[] = { "sb_plain", "sb_owner" };
+	static const char *const statements[] = {
+		"INSERT INTO replica.experiment VALUES (9, 'x')", "UPDATE replica.experiment SET name = 'x'", "DELETE FROM replica.experiment",
+		"DROP VIEW replica.experiment", "ALTER VIEW replica.experiment RENAME TO e", "CREATE OR REPLACE VIEW replica.experiment AS SELECT 1 AS id, 'x'::text AS name",
+		"CREATE TRIGGER t INSTEAD OF INSERT ON replica.experiment FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+		"CREATE RULE r AS ON INSERT TO replica.experiment DO INSTEAD NOTHING", "CREATE TABLE replica.mine (a int)", "CREATE TABLE store.mine (a int)",
+		"SELECT count(*) FROM store.dev__experiment", "INSERT INTO store.down_position VALUES ('x', 1)", "TRUNCATE store.down_stream", "DROP SCHEMA replica CASCADE",
+		"DROP SCHEMA store CASCADE", "ALTER SCHEMA store RENAME TO s", "DELETE FROM store.quarantine",
+		"SELECT count(*) FROM store.down_stream" };
+	struct sb_error err = SB_ERROR_INIT;
+
+	sql("CREATE ROLE sb_plain; CREATE ROLE sb_owner CREATEDB");
+	own_database("sb_rights", "sb_owner");
+	sql("SET ROLE sb_owner; CREATE SCHEMA shop; CREATE TABLE shop.item (id int PRIMARY KEY); RESET ROLE");
+	lane_start();
+	send_row(&entity, SB_EV_ENTITY_CHANGED, 'i', 0x100, "100.0", "110.0", "1", "a", false);
+	becomes(ROWS, "1a");
+	for (size_t i = 0; i < SB_COUNT(roles); i++) {
+		struct sb_pg *as = login(roles[i]);
+		fix_ok(sb_pg_exec(as, "SELECT * FROM replica.experiment, replica._freshness", 0, NULL, NULL, &err), err);
+		for (size_t k = 0; k < SB_COUNT(statements); k++)
+			ck_assert_msg(forbidden(as, statements[k]), "%s as %s", statements[k], roles[i]);
+		sb_pg_close(as);
+	}
+	becomes(ROWS, "1a");
+	/* rights that somebody gave are taken back at the next start */
+	sql("GRANT ALL ON ALL TABLES IN SCHEMA replica TO sb_plain; GRANT ALL ON ALL TABLES IN SCHEMA store TO sb_plain; GRANT ALL ON SCHEMA store TO PUBLIC");
+	lane_stop();
+	lane_start();
+	becomes("SELECT has_table_privilege('sb_plain', 'replica.experiment', 'INSERT') || ' ' || has_table_privilege('sb_plain', 'store.down_stream', 'SELECT') || ' '"
+		" || has_schema_privilege('sb_plain', 'store', 'CREATE') || ' ' || has_table_privilege('sb_plain', 'replica.experiment', 'SELECT')", "false false false true");
+}
+END_TEST
+
+/* A schema of ours that somebody else owns would be his to change: nothing is written, and the reason names the SQL. */
+START_TEST(test_schema_of_somebody_else)
+{
+	sql("DROP ROLE IF EXISTS sb_shop; CREATE ROLE sb_shop; CREATE SCHEMA store AUTHORIZATION sb_shop");
+	lane_start();
+	ck_assert(wait_until(strcmp(f.a.board.source[0].state, "failing") == 0, 10000));
+	ck_assert(strstr(f.a.board.source[0].progress, "belongs to role sb_shop"));
+	ck_assert_str_eq(ask("SELECT count(*)::text FROM pg_class WHERE relnamespace = 'store'::regnamespace"), "0");
+	sql("ALTER SCHEMA store OWNER TO CURRENT_USER");
+	becomes("SELECT count(*)::text FROM store.down_position", "0");
+	sql("DROP SCHEMA store CASCADE; DROP ROLE sb_shop");
+}
+END_TEST
+
+/* What its owner lets go to an earlier stage comes on other streams and lands at the same place; people see what they look at and how fresh it is. */
+START_TEST(test_public_copy)
+{
+	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/90\",\"reason\":\"new\",\"incarnation\":1}";
+	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/90\",\"incarnation\":1,\"lsn\":\"0/90\",\"rows\":1}";
+	struct sb_stream_out public, public_snapshot;
+
+	sb_stream_out_init(&public, DEVKEYS_TENANT, "dev", "public/experiment", 7, true);
+	sb_stream_out_init(&public_snapshot, DEVKEYS_TENANT, "dev", "public-snapshot/experiment", 7, true);
+	lane_start();
+	send_row(&public, SB_EV_ENTITY_CHANGED, 'i', 0x100, "100.0", "110.0", "2", "b", false);
+	send_record(&public_snapshot, SB_EV_SNAPSHOT_BEGUN, NULL, NULL, begun, strlen(begun), false);
+	becomes("SELECT content || ' ' || snapshot_state FROM replica._freshness", "public running");
+	send_row(&public_snapshot, SB_EV_SNAPSHOT_ROWS, 's', 0x90, NULL, NULL, "1", "a", false);
+	send_record(&public_snapshot, SB_EV_SNAPSHOT_ENDED, NULL, NULL, ended, strlen(ended), false);
+	becomes("SELECT owner || ' ' || type || ' ' || content || ' ' || snapshot_state || ' ' || (last_stored_at >= last_made_at - interval '1 s') || ' '"
+		" || (now() - last_made_at < interval '1 min') FROM replica._freshness", "dev experiment public done true true");
+	becomes(ROWS, "1a 2b");
+	becomes("SELECT obj_description('replica.experiment'::regclass)",
+		"Read-only copy of \"experiment\" of stage dev, what its owner lets go to earlier stages; see replica._freshness");
+	/* a stream that belongs to no entity is nobody's */
+	sb_stream_out_init(&public, DEVKEYS_TENANT, "dev", "publics/experiment", 8, true);
+	send_row(&public, SB_EV_ENTITY_CHANGED, 'i', 0x110, "110.0", "120.0", "3", "c", false);
+	becomes("SELECT class FROM store.quarantine", "data");
+}
+END_TEST
+
+/* Without the right to mark its transactions the lane copies all the same, and tells which right it lacks. */
+START_TEST(test_without_origin_rights)
+{
+	static const char marked[] = "SELECT count(*)::text FROM pg_replication_origin WHERE roname = 'stagebridge_acme_train'";
+
+	sql("CREATE ROLE sb_agent LOGIN; SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = 'stagebridge_acme_train'");
+	own_database("sb_plainly", "sb_agent");
+	char *superuser = SB_TAKE(f.a.set.replica.conninfo);
+	f.a.set.replica.conninfo = sb_asprintf("%s dbname=sb_plainly user=sb_agent", pg_fixture_start());
+	lane_start();
+	send_row(&entity, SB_EV_ENTITY_CHANGED, 'i', 0x100, "100.0", "110.0", "1", "a", false);
+	becomes(ROWS, "1a");
+	ck_assert_str_eq(ask(marked), "0");
+	lane_stop();
+	/* with the two rights that the log names it marks them */
+	sql("GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text), pg_replication_origin_session_setup(text) TO sb_agent");
+	lane_start();
+	send_row(&entity, SB_EV_ENTITY_CHANGED, 'i', 0x110, "110.0", "120.0", "2", "b", false);
+	becomes(ROWS, "1a 2b");
+	ck_assert_str_eq(ask(marked), "1");
+	ck_assert_str_eq(f.a.board.source[0].state, "streaming");
+	free(superuser);
+}
+END_TEST
+
 START_TEST(test_refused_and_missing)
 {
 	lane_start();
@@ -250,6 +388,10 @@ int main(void)
 	tcase_set_timeout(tc, 90);
 	tcase_add_test(tc, test_copies);
 	tcase_add_test(tc, test_described);
+	tcase_add_test(tc, test_nobody_writes_a_copy);
+	tcase_add_test(tc, test_schema_of_somebody_else);
+	tcase_add_test(tc, test_public_copy);
+	tcase_add_test(tc, test_without_origin_rights);
 	tcase_add_test(tc, test_refused_and_missing);
 	tcase_add_test(tc, test_snapshot_with_a_hole_does_not_sweep);
 	tcase_add_test(tc, test_connection_lost);

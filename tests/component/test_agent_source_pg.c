@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <sys/resource.h>
 
+#include "columns.h"
 #include "entity_model.h"
 #include "pg_fixture.h"
 #include "source.h"
@@ -824,6 +825,127 @@ START_TEST(columns_are_taken_up_again)
 }
 END_TEST
 
+/* What goes down of the lots: a as it is, b as a token, v rounded; a is unique here and tells the rows apart. */
+static bool public_lots_equal(struct rig *g)
+{
+	char *text = ask(g, "SELECT json_object_agg(a, (floor((v + 5) / 10) * 10)::int::text) FROM app.lot");
+	json_t *there = *text ? json_loads(text, 0, NULL) : json_object(), *here = json_object(), *row;
+	const char *key;
+
+	json_object_foreach(sub(g->m.down, "lot"), key, row) {
+		const json_t *cell = json_array_get(row, 4);
+		if (!json_is_true(json_array_get(row, 3)))
+			continue;
+		ck_assert_uint_eq(json_array_size(cell), 3);
+		ck_assert_uint_eq(json_string_length(json_array_get(cell, 1)), strlen("lot_") + 26);
+		json_object_set(here, json_string_value(json_array_get(cell, 0)), json_array_get(cell, 2));
+	}
+	bool same = json_equal(there, here);
+	json_decref(there);
+	json_decref(here);
+	free(text);
+	return same;
+}
+
+static bool lots_with_inner(struct rig *g)
+{
+	return equal(g, "lot", "SELECT json_object_agg(a || '|' || b || '|', json_build_array(a, b::text, v::text, inner_text)) FROM app.lot") && public_lots_equal(g);
+}
+
+static bool lots_without_copy(struct rig *g)
+{
+	return equal(g, "lot", "SELECT json_object_agg(a || '|' || b || '|', json_build_array(a, b::text, v::text, inner_text)) FROM app.lot") &&
+		json_object_size(sub(g->m.down, "lot")) < 3; /* 'later' has not come; deleted rows may still be told */
+}
+
+/* Beside the records for the sync view come those for earlier stages: by snapshot, by stream, over key changes, truncation and restarts, and anew when
+ * something else is declared. The model looks for INNER in each of them. */
+START_TEST(what_goes_down)
+{
+	struct rig g;
+	char *public[] = { (char[]){ "a" } };
+	struct agent_rule mask[2] = { { .name = (char[]){ "b" }, .op = (char[]){ "pseudonym" }, .domain = (char[]){ "lot" } },
+		{ .name = (char[]){ "v" }, .op = (char[]){ "round" }, .step = (char[]){ "10" } } };
+	struct sb_error err = SB_ERROR_INIT;
+	char key[TEST_PATH_MAX];
+
+	rig_make(&g, "down");
+	test_path(key, "down.key");
+	test_write(key, "0101010101010101010101010101010101010101010101010101010101010101", 0400);
+	g.fix.a.set.datasets.secret = key;
+	g.table[1].public_columns = (struct sb_strings){ public, 1 };
+	g.table[1].masks = (struct sb_list){ mask, 2 };
+	g.table[1].down = true;
+	fix_ok(agent_columns_check(&g.table[1], true, &err), err);
+	sql(&g, "ALTER TABLE app.lot ADD COLUMN inner_text text; INSERT INTO app.lot SELECT 'x' || i, i, i, 'INNER' FROM generate_series(1, 300) i");
+	rig_start(&g);
+	ck_assert(pull_until(&g, lots_with_inner, 20000));
+	sql(&g, "UPDATE app.lot SET v = 77 WHERE b < 10; UPDATE app.lot SET b = b + 1000, inner_text = 'INNER too' WHERE b > 290; DELETE FROM app.lot WHERE b = 20");
+	ck_assert(pull_until(&g, lots_with_inner, 20000));
+	rig_stop(&g);
+	sql(&g, "UPDATE app.lot SET v = NULL WHERE b = 30; INSERT INTO app.lot VALUES ('new', 1, 1, 'INNER')");
+	rig_start(&g);
+	ck_assert(pull_until(&g, lots_with_inner, 20000));
+	sql(&g, "TRUNCATE app.lot; INSERT INTO app.lot VALUES ('after', 5, 14, 'INNER')");
+	ck_assert(pull_until(&g, lots_with_inner, 20000));
+	pthread_mutex_lock(&g.fix.a.board.lock);
+	ck_assert_str_eq(g.fix.a.board.source[0].down, "lot");
+	pthread_mutex_unlock(&g.fix.a.board.lock);
+
+	/* a key that may not go down: nothing goes, and it is said */
+	char state[24];
+	rig_stop(&g);
+	g.table[1].public_columns.count = 0;
+	sql(&g, "INSERT INTO app.lot VALUES ('later', 6, 14, 'INNER')");
+	rig_start(&g);
+	ck_assert(wait_until(strcmp(logged_state(&g, state), "refused copy") == 0, 10000));
+	ck_assert(pull_until(&g, lots_without_copy, 20000));
+	/* declared again: a snapshot brings what was missed */
+	rig_stop(&g);
+	g.table[1].public_columns.count = 1;
+	rig_start(&g);
+	ck_assert(pull_until(&g, lots_with_inner, 20000));
+	agent_columns_release(&g.table[1]);
+	rig_free(&g);
+}
+END_TEST
+
+static bool lots_made_here(struct rig *g)
+{
+	return equal(g, "lot", "SELECT json_object_agg(a || '|' || b || '|', json_build_array(a, b::text, v::text)) FROM app.lot WHERE a <> 'copy'");
+}
+
+/* Transactions that carry our replica lane's origin are copies of what others own; those of an ordinary subscription are not. Tables that copies stand on are
+ * refused in any case. */
+START_TEST(copies_are_not_captured)
+{
+	struct rig g;
+	char state[24];
+
+	rig_make(&g, "origin");
+	rig_start(&g);
+	ck_assert(pull_until(&g, snapshots_done, 20000));
+	sql(&g, "SELECT pg_replication_origin_create('stagebridge_acme_train'), pg_replication_origin_create('another')");
+	sql(&g, "SELECT pg_replication_origin_session_setup('stagebridge_acme_train')");
+	sql(&g, "BEGIN; INSERT INTO app.lot VALUES ('copy', 1, 1), ('copy', 2, 2); UPDATE app.lot SET v = 3; COMMIT");
+	sql(&g, "SELECT pg_replication_origin_session_reset(); SELECT pg_replication_origin_session_setup('another')");
+	sql(&g, "INSERT INTO app.lot VALUES ('subscribed', 1, 1)");
+	sql(&g, "SELECT pg_replication_origin_session_reset()");
+	sql(&g, "INSERT INTO app.lot VALUES ('made here', 1, 1)");
+	ck_assert(pull_until(&g, lots_made_here, 20000));
+	rig_stop(&g);
+	sql(&g, "CREATE SCHEMA store; CREATE TABLE store.copy (id int PRIMARY KEY); INSERT INTO store.copy VALUES (1)");
+	g.table[2] = (struct agent_table){ .table = sb_strdup("store.copy"), .type = sb_strdup("copy") };
+	g.source.tables.count = 3;
+	rig_start(&g);
+	ck_assert(wait_until(strcmp(logged_state(&g, state), "refused table") == 0, 10000));
+	sql(&g, "INSERT INTO app.lot VALUES ('goes on', 1, 1)");
+	ck_assert(pull_until(&g, lots_made_here, 20000));
+	ck_assert_ptr_null(json_object_get(g.m.type, "copy"));
+	rig_free(&g);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("agent_source_pg");
@@ -843,6 +965,8 @@ static Suite *suite(void)
 	tcase_add_test(t, partitions_come_and_go);
 	tcase_add_test(t, described);
 	tcase_add_test(t, row_too_large);
+	tcase_add_test(t, what_goes_down);
+	tcase_add_test(t, copies_are_not_captured);
 	tcase_add_test(t, new_column_is_withheld);
 	tcase_add_test(t, new_column_in_the_key);
 	tcase_add_test(t, columns_are_taken_up_again);

@@ -334,6 +334,8 @@ int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, const str
 	int r = read_table(pg, conf, &t, &persistence, err);
 	if (r == 0 && t.oid && t.kind != 'r' && t.kind != 'p')
 		refuse(&t, "\"%s\" is not a table", conf->table);
+	if (r == 0 && t.oid && (strcmp(t.schema, "store") == 0 || strcmp(t.schema, "replica") == 0))
+		refuse(&t, "schema \"%s\" holds copies of what other stages own: they are never captured again", t.schema);
 	if (r == 0 && t.oid && persistence != 'p') {
 		sb_cleanup(sb_freep) char *table = spelled(&t);
 		refuse(&t, "is not logged, its changes cannot be read: ALTER TABLE %s SET LOGGED", table ? table : "?");

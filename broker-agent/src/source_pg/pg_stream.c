@@ -218,6 +218,8 @@ static int row(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *e
 
 	if (!s->in_tx)
 		return sb_fail(err, SB_EPROTO, "a row outside of a transaction");
+	if (s->copied)
+		return 0;
 	if (rel && rel->type->active && !rel->usable)
 		return pgsrc_relation_skips(s, rel, err);
 	if (!rel || !rel->type->active)
@@ -243,6 +245,8 @@ static int truncated(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_er
 
 	if (!s->in_tx)
 		return sb_fail(err, SB_EPROTO, "a truncation outside of a transaction");
+	if (s->copied)
+		return 0;
 	for (unsigned i = 0; r == 0 && i < m->n_relations; i++) {
 		struct pgsrc_relation *rel = pgsrc_relation_find(s, pgoutput_truncated(m, i));
 		const struct sb_change c = { .op = 't', .lsn = s->commit_lsn, .seq = s->seq++ };
@@ -279,6 +283,7 @@ int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err
 		if (s->in_tx)
 			return sb_fail(err, SB_EPROTO, "a transaction within a transaction");
 		s->in_tx = true;
+		s->copied = false;
 		s->commit_lsn = m.lsn;
 		s->commit_ms = m.commit_us / 1000;
 		s->seq = 1;
@@ -293,7 +298,11 @@ int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err
 		return row(s, &m, err);
 	case 'T':
 		return truncated(s, &m, err);
+	case 'O':
+		/* by its name on every server version: origin 'none' of newer ones would also drop what an ordinary subscription of the database brings */
+		s->copied = strcmp(m.name, s->origin) == 0;
+		return 0;
 	default:
-		return 0; /* origin, type, message: nothing in them that rows need */
+		return 0; /* type, message: nothing in them that rows need */
 	}
 }

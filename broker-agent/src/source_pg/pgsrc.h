@@ -157,6 +157,8 @@ struct pgsrc {
 	uint64_t incarnation;
 	/* place in the stream */
 	bool in_tx;
+	bool copied;              /* the open transaction is of a replica lane: its rows are copies of what others own */
+	char origin[AGENT_ORIGIN_SIZE];
 	uint64_t commit_lsn;      /* of the open transaction; before the first: where the session began */
 	uint32_t seq;             /* of the next change; 1 is the first: 0 belongs to snapshot rows */
 	uint64_t done_lsn;        /* end of the last whole transaction */

@@ -282,6 +282,7 @@ int agent_pg_source_lane(struct sb_lane *lane, void *user, struct sb_error *err)
 	s->a = mine->agent;
 	s->set = mine->source;
 	s->lane = lane;
+	agent_origin_name(s->a, s->origin);
 	int r = open_types(s, err);
 	if (r == 0) {
 		pgsrc_board(s, "starting");

@@ -102,6 +102,22 @@ static void await_heads(struct intake *in, const struct sb_meta *meta, const jso
 		in->as_of[0] = '\0';
 }
 
+/* A copy that was asked for and that nobody publishes stays empty: said with every heartbeat, once a while in the log */
+static int tell_withheld_copies(struct intake *in, struct sb_error *err)
+{
+	sb_cleanup(sb_pg_freep) struct sb_pg_result *res = NULL;
+	const char *param[] = { in->stage->name };
+
+	int r = sb_pg_exec(in->pg, "SELECT type, stage, withheld FROM lifecycle.copy WHERE owner = $1 AND withheld <> ''", 1, param, &res, err);
+	for (int i = 0; r == 0 && i < sb_pg_rows(res); i++) {
+		struct sb_error why = { .code = SB_EREFUSED };
+		r = sb_format(why.msg, sizeof(why.msg), err, "copy of \"%s\" in \"%s\": %s", sb_pg_get(res, i, 0), sb_pg_get(res, i, 1), sb_pg_get(res, i, 2));
+		if (r == 0)
+			sb_log_limited(SB_WARN, "copy_withheld", sb_pg_get(res, i, 0), &why);
+	}
+	return r;
+}
+
 static int on_heartbeat(struct intake *in, const struct sb_meta *meta, const json_t *body, struct sb_error *err)
 {
 	struct intake_field f[] = { { "agent_version", 64, false, NULL } };
@@ -137,6 +153,8 @@ static int on_heartbeat(struct intake *in, const struct sb_meta *meta, const jso
 		"occupancy = coalesce($11::jsonb, occupancy), lanes_ok = $12, disk_free_bytes = $13, heads_reached = false "
 		"WHERE name = $1 AND (heartbeat_at IS NULL OR heartbeat_at <= to_timestamp($4::bigint / 1000.0))",
 		SB_COUNT(param), param, NULL, err);
+	if (r == 0)
+		r = tell_withheld_copies(in, err);
 	if (r == 0)
 		await_heads(in, meta, body);
 	return r;

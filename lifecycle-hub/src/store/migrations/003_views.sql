@@ -133,6 +133,17 @@ COMMENT ON COLUMN lifecycle.entity_column.comment IS 'The source''s comment';
 COMMENT ON COLUMN lifecycle.entity_column.labels IS 'The values of an enum, in their order';
 COMMENT ON COLUMN lifecycle.entity_column.class IS 'public, internal, masked; withheld: it stays in its stage until somebody declares it';
 
+CREATE VIEW lifecycle.copy AS
+	SELECT o.type, o.owner, t.name AS stage, CASE WHEN t.place < w.place THEN 'public' ELSE 'whole' END AS content,
+		CASE WHEN t.place >= w.place THEN '' WHEN w.sources IS NULL THEN 'the owner''s agent has not been heard yet'
+			WHEN NOT EXISTS (SELECT FROM jsonb_array_elements(w.sources) s (value) WHERE s.value -> 'down' ? o.type)
+			THEN 'the owner publishes nothing of it for earlier stages: "down" and public or masked columns in its agent''s settings would' ELSE '' END AS withheld
+	FROM lifecycle.entity_owner o CROSS JOIN LATERAL unnest(o.subscribers) u (name)
+	JOIN lifecycle.stage t ON t.name = u.name JOIN lifecycle.stage w ON w.name = o.owner;
+COMMENT ON VIEW lifecycle.copy IS 'One row per read-only copy that the settings ask for: a type in a stage that does not own it';
+COMMENT ON COLUMN lifecycle.copy.content IS 'whole: all that leaves the owner; public: key, public and masked columns, since the stage comes before the owner';
+COMMENT ON COLUMN lifecycle.copy.withheld IS 'Why nothing of it is sent; empty: it is';
+
 CREATE VIEW lifecycle.pipeline AS
 	SELECT g.name AS origin, s.name AS stage, s.place, c.artifact, a.commit_oid AS commit, a.title, a.author, c.since, c.verified_at,
 		c.verified_at IS NOT NULL AS verified,
