@@ -1,4 +1,4 @@
-"""Entities from a folder into the sync view: 100,000 files, and as many rows in one file. One stage, real Kafka."""
+"""Entities from a folder into the sync view: many files, and as many rows in one file. One stage, real Kafka."""
 import json
 import os
 import time
@@ -6,7 +6,6 @@ import time
 from frame import Asker, bench
 from harness import TENANT, Platform, until
 
-FILES = 100_000
 HUB = "hub_" + TENANT
 POLL_S = 5
 SNAPSHOT_DONE = "SELECT count(*) FROM lifecycle.entity_type WHERE type = 'card' AND snapshot_state = 'done'"
@@ -84,16 +83,17 @@ class Folder:
 
 @bench("entities.directory.files")
 def files(m):
+    count = m.sizes["files"]
     with Folder("json") as f, Asker(f.p.dsn_cached(HUB)) as asker:
-        for number in range(FILES):
+        for number in range(count):
             with open(os.path.join(f.folder, f"{number:06d}.json"), "w") as out:
                 out.write(document(number))
-        until("the last file is older than the agent asks", lambda: time.time() - os.stat(os.path.join(f.folder, f"{FILES - 1:06d}.json")).st_mtime > POLL_S, POLL_S + 5)
+        until("the last file is older than the agent asks", lambda: time.time() - os.stat(os.path.join(f.folder, f"{count - 1:06d}.json")).st_mtime > POLL_S, POLL_S + 5)
         f.p.start_hub()
-        took, cpu = f.start(asker, FILES)
-        m.figure("start.seconds", took, "s", "lower", note=f"start of the agent on {FILES:,} files it never saw, until all are in the sync view")
+        took, cpu = f.start(asker, count)
+        m.figure("start.seconds", took, "s", "lower", note=f"start of the agent on {count:,} files it never saw, until all are in the sync view")
         m.figure("start.cpu", cpu, "s", "lower", note="CPU of the agent for that")
-        m.figure("pass.cpu", f.quiet(4), "ms", "lower", note=f"CPU of the agent for one look at {FILES:,} files, nothing changed, every {POLL_S} s")
+        m.figure("pass.cpu", f.quiet(4), "ms", "lower", note=f"CPU of the agent for one look at {count:,} files, nothing changed, every {POLL_S} s")
         delays = sorted(f.change(asker, number) for number in range(1000, 1010))
         m.figure("change.p50", delays[len(delays) // 2], "ms", "lower", note="one file renamed over another until the change is in the sync view, ten times")
         m.figure("change.max", delays[-1], "ms", "lower")
@@ -105,14 +105,15 @@ def files(m):
 
 @bench("entities.directory.rows")
 def rows(m):
+    count = m.sizes["files"]
     with Folder("jsonl", "id") as f, Asker(f.p.dsn_cached(HUB)) as asker:
-        f.put("all.jsonl", "".join(document(number) + "\n" for number in range(FILES)))
+        f.put("all.jsonl", "".join(document(number) + "\n" for number in range(count)))
         f.p.start_hub()
-        took, cpu = f.start(asker, FILES)
-        m.figure("start.seconds", took, "s", "lower", note=f"start of the agent on one file of {FILES:,} JSON lines, until all are in the sync view")
+        took, cpu = f.start(asker, count)
+        m.figure("start.seconds", took, "s", "lower", note=f"start of the agent on one file of {count:,} JSON lines, until all are in the sync view")
         m.figure("start.cpu", cpu, "s", "lower", note="CPU of the agent for that")
         before = f.agent.cpu_s()
-        f.put("all.jsonl", "".join(document(number, "changed." if number == 500 else "as it was") + "\n" for number in range(FILES)))
+        f.put("all.jsonl", "".join(document(number, "changed." if number == 500 else "as it was") + "\n" for number in range(count)))
         begin = time.monotonic()
         seen = asker.until("the change is visible", "SELECT count(*) FROM dev.card WHERE id = '500' AND document::text LIKE '%changed.%'", lambda answer: answer == "1", 120, 0.01)
         m.figure("change.seconds", seen - begin, "s", "lower", note="one of those lines changed, the file renamed over the old one, until it is in the sync view")

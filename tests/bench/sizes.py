@@ -14,11 +14,12 @@ FULL = {
     "growth_rows": (100_000, 1_000_000, 10_000_000),
     "growth_step": 500_000,         # rows in a transaction that fills
     "growth_sample": 100_000,       # rows inserted and rows updated at each size
+    "files": 100_000,               # of a folder, and lines of one file
 }
 QUICK = {
     "snapshot_rows": 5_000, "warm_rows": 500, "transaction_rows": 5_000, "hundreds_rows": 2_000, "single_rows": 200,
     "latency_s": 3, "peer_latency_s": 3, "slow_s": 3, "peer_slow_s": 3, "idle_s": 2, "large_rows": 20_000, "outage_s": 5,
-    "growth_rows": (2_000, 4_000), "growth_step": 1_000, "growth_sample": 1_000,
+    "growth_rows": (2_000, 4_000), "growth_step": 1_000, "growth_sample": 1_000, "files": 2_000,
 }
 
 
