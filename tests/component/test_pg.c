@@ -75,6 +75,7 @@ START_TEST(test_open_refused)
 	ck_assert(err.retriable);
 	ck_assert_int_eq(sb_pg_open(&other, "this is = not a conninfo", "t", &err), SB_ECONFIG);
 	ck_assert_int_eq(sb_pg_open(&other, "host=127.0.0.1 port=1 dbname=x", "t", &err), SB_EDB);
+	sb_pg_rollback(NULL); /* what callers do after any error */
 }
 END_TEST
 

@@ -200,6 +200,19 @@ class Crash(unittest.TestCase):
         p.start_agent("dev")
         self.settle()
 
+    def test_6_database_servers_restart(self):
+        """Under both daemons, in an orderly way and by SIGKILL, again and again: they wait for it, neither ends."""
+        p = self.p
+        pids = [p.hub.child.pid, p.agents["dev"].child.pid]
+        for i, how in enumerate(("restart", "kill", "restart", "kill")):
+            p.psql("dev", f"UPDATE experiment SET attempts = {i} WHERE id % 3 = 0; UPDATE document SET version = {i};")
+            if how == "kill":
+                service("postgres", "kill", p.path("pg"))
+            service("postgres", "restart", p.path("pg"))
+            self.settle()
+        self.assertTrue(p.hub.alive() and p.agents["dev"].alive())
+        self.assertEqual([p.hub.child.pid, p.agents["dev"].child.pid], pids)
+
     def test_5_everything_stops_and_starts(self):
         p = self.p
         p.psql("dev", "UPDATE experiment SET attempts = 0 WHERE id % 2 = 0;")

@@ -30,7 +30,7 @@ int sb_pg_exec_bin(struct sb_pg *pg, const char *sql, unsigned n, const char *co
 int sb_pg_script(struct sb_pg *pg, const char *sql, struct sb_error *err) SB_MUSTCHECK;
 int sb_pg_begin(struct sb_pg *pg, struct sb_error *err) SB_MUSTCHECK;
 int sb_pg_commit(struct sb_pg *pg, struct sb_error *err) SB_MUSTCHECK;
-void sb_pg_rollback(struct sb_pg *pg);  /* quietly; nothing when no transaction is open */
+void sb_pg_rollback(struct sb_pg *pg);  /* quietly; nothing when no transaction is open, or pg is NULL: what failed may be the opening */
 /** For caches of what a transaction made: is one open, how many were begun and how many rolled back as a whole. */
 struct sb_pg_tx { bool open; uint64_t begun, rolled_back; };
 struct sb_pg_tx sb_pg_tx(const struct sb_pg *pg);

@@ -337,6 +337,8 @@ int sb_pg_commit(struct sb_pg *pg, struct sb_error *err)
 
 void sb_pg_rollback(struct sb_pg *pg)
 {
+	if (!pg)
+		return;
 	if (PQtransactionStatus(pg->conn) == PQTRANS_ACTIVE)
 		sb_pg_copy_stop(pg);
 	if (PQtransactionStatus(pg->conn) != PQTRANS_IDLE)
