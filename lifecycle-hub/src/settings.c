@@ -60,7 +60,7 @@ static const struct sb_setting type_table[] = {
 	{ .key = "subscribers", .type = SB_SET_STRINGS, .offset = offsetof(struct hub_type, subscribers), .max = 64,
 		.help = "Stages that get a read-only copy." },
 	{ .key = "public_down", .type = SB_SET_BOOL, .offset = offsetof(struct hub_type, public_down), .dflt = "false",
-		.help = "Allows copies to stages before the owner in the list; without it data never goes down." },
+		.help = "Allows copies in stages before the owner in the list: key, public and masked columns, as its agent publishes them (down)." },
 	{ .key = "history", .type = SB_SET_STRING, .offset = offsetof(struct hub_type, history), .dflt = "false",
 		.help = "Keeps every version of every row: true for ever, or a duration such as 90d since a version ended. View <type>_history, function <type>_at(time)." },
 	{ .key = NULL },
