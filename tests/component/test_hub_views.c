@@ -196,6 +196,14 @@ START_TEST(test_history)
 	struct sb_error why = SB_ERROR_INIT;
 	ck_assert_int_ne(sb_pg_exec(rig.pg, "SELECT lifecycle.entity_at('experiment', '1', now())", 0, NULL, NULL, &why), 0);
 	ck_assert_ptr_nonnull(strstr(why.msg, "no history is kept"));
+	/* what ended before the settings' 90 days goes, what ended since and what holds now stays */
+	rig_stop(&rig);
+	rig_run(&rig, "INSERT INTO store.dev__secret__history SELECT generation, key, valid_from, now() - n * interval '1 day', op, position, row FROM store.dev__secret__history,"
+		" unnest(ARRAY[89, 91]) n");
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM dev.secret_history"), 3);
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	rig_await(&rig, "SELECT count(*) FROM dev.secret_history", 2);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM dev.secret_history WHERE _valid_to IS NULL OR _valid_to > now() - interval '90 days'"), 2);
 }
 END_TEST
 

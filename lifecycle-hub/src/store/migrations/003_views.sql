@@ -141,6 +141,9 @@ CREATE VIEW lifecycle.copy AS
 	FROM lifecycle.entity_owner o CROSS JOIN LATERAL unnest(o.subscribers) u (name)
 	JOIN lifecycle.stage t ON t.name = u.name JOIN lifecycle.stage w ON w.name = o.owner;
 COMMENT ON VIEW lifecycle.copy IS 'One row per read-only copy that the settings ask for: a type in a stage that does not own it';
+COMMENT ON COLUMN lifecycle.copy.type IS 'The entity type';
+COMMENT ON COLUMN lifecycle.copy.owner IS 'The stage where it may change';
+COMMENT ON COLUMN lifecycle.copy.stage IS 'The stage that has the copy';
 COMMENT ON COLUMN lifecycle.copy.content IS 'whole: all that leaves the owner; public: key, public and masked columns, since the stage comes before the owner';
 COMMENT ON COLUMN lifecycle.copy.withheld IS 'Why nothing of it is sent; empty: it is';
 
