@@ -17,6 +17,13 @@
 
 /* Stream heads and source states for the heartbeat: written by source lanes, read by the courier. */
 struct agent_head { char source[SB_SOURCE_MAX]; uint64_t session, sequence; };
+struct agent_snapshot_state {            /* of the snapshot that a source runs; type "": none */
+	char type[SB_TYPE_MAX + 1];
+	uint64_t rows, estimate;         /* sent; in the table by the catalog, 0 unknown */
+	unsigned ranges, ranges_done, percent;
+	int64_t eta_s;                   /* -1 unknown */
+	bool partial;
+};
 struct agent_source_state {
 	char name[64], kind[16], state[24], slot_state[24];
 	uint64_t lag_bytes; int64_t lag_ms;
@@ -25,7 +32,8 @@ struct agent_source_state {
 	char types[1024];                /* comma-separated */
 	char down[1024];                 /* those of them that are published for copies in earlier stages as well */
 	char withheld[1024];             /* "type.column" a line: columns that nobody declared; what does not fit is left out */
-	char progress[160];              /* "snapshot experiment 120000/200000 rows 60% eta 12s" or "" */
+	char progress[160];              /* what it has to say, or "" */
+	struct agent_snapshot_state snapshot;
 };
 struct agent_board {
 	pthread_mutex_t lock;

@@ -225,7 +225,7 @@ static int want_snapshot(struct agent_inbox *in, const char *source, const char 
 {
 	return sb_db_run(in->db, NULL, err,
 		"INSERT INTO snapshot(source, type, state, reason) VALUES (?, ?, 'wanted', ?)"
-		" ON CONFLICT(source, type) DO UPDATE SET state = 'wanted', reason = excluded.reason", "sss", source, type, reason);
+		" ON CONFLICT(source, type) DO UPDATE SET state = 'wanted', reason = excluded.reason, predicate = '', asked = ''", "sss", source, type, reason);
 }
 
 static int resync_ordered(struct agent_inbox *in, const struct sb_meta *meta, json_t *value, struct sb_error *err)

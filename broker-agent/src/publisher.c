@@ -234,6 +234,13 @@ bool agent_publisher_acked(const struct agent_publisher *p, const char *stream, 
 	return true;
 }
 
+uint64_t agent_publisher_sequence(const struct agent_publisher *p, const char *stream)
+{
+	const struct stream *s = find_stream(p, stream);
+
+	return s ? s->so.sequence : 0;
+}
+
 size_t agent_publisher_in_flight(const struct agent_publisher *p)
 {
 	return (size_t)(p->next - p->first);

@@ -1,4 +1,4 @@
-/* Waiting for the broker, and the markers of snapshots, for sources that read what they publish by themselves: folders and the socket. The source's lane. */
+/* Waiting for the broker, and the markers of snapshots, for lanes that read what they publish by themselves, and so may wait. */
 #include <jansson.h>
 #include <string.h>
 
@@ -30,20 +30,26 @@ static int send(struct agent_publisher *p, struct sb_lane *lane, const struct ag
 	return r < 0 ? r : agent_publisher_send(p, m->stream, event, m->type, NULL, NULL, NULL, 0, text, strlen(text), err);
 }
 
+static const char *id_of(const struct agent_marker *m, char lsn[20])
+{
+	sb_lsn_format(lsn, m->point);
+	return m->id ? m->id : lsn;
+}
+
 int agent_publisher_begun(struct agent_publisher *p, struct sb_lane *lane, const struct agent_marker *m, struct sb_error *err)
 {
 	char lsn[20];
 
-	sb_lsn_format(lsn, m->point);
-	return send(p, lane, m, SB_EV_SNAPSHOT_BEGUN, json_pack("{s:s, s:I, s:s, s:s}", "type", m->type, "incarnation", (json_int_t)m->incarnation, "snapshot", lsn,
-		"reason", m->reason), err);
+	return send(p, lane, m, SB_EV_SNAPSHOT_BEGUN, json_pack("{s:s, s:I, s:s, s:s, s:b, s:I, s:I}", "type", m->type, "incarnation", (json_int_t)m->incarnation,
+		"snapshot", id_of(m, lsn), "reason", m->reason, "partial", (int)m->partial, "after_session", (json_int_t)m->after_session, "after_sequence",
+		(json_int_t)m->after_sequence), err);
 }
 
 int agent_publisher_ended(struct agent_publisher *p, struct sb_lane *lane, const struct agent_marker *m, struct sb_error *err)
 {
 	char lsn[20];
+	const char *id = id_of(m, lsn);
 
-	sb_lsn_format(lsn, m->point);
-	return send(p, lane, m, SB_EV_SNAPSHOT_ENDED, json_pack("{s:s, s:I, s:s, s:s, s:I}", "type", m->type, "incarnation", (json_int_t)m->incarnation, "snapshot", lsn,
-		"lsn", lsn, "rows", (json_int_t)m->rows), err);
+	return send(p, lane, m, SB_EV_SNAPSHOT_ENDED, json_pack("{s:s, s:I, s:s, s:s, s:I, s:b}", "type", m->type, "incarnation", (json_int_t)m->incarnation,
+		"snapshot", id, "lsn", lsn, "rows", (json_int_t)m->rows, "complete", (int)!m->given_up), err);
 }

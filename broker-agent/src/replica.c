@@ -107,6 +107,17 @@ static int apply_batch(struct copy *c, struct sb_error *err)
 	return r;
 }
 
+/* It was partial, or was given up: nothing is removed. A state "gap" that is reported stays. */
+static int snapshot_incomplete(struct copy *c, struct sb_error *err)
+{
+	struct sb_entity_tables *t = NULL;
+
+	int r = replica_snapshot_broken(c->rp, c->meta->stage, c->type, err);
+	if (r == 0)
+		r = replica_tables(c->rp, c->meta->stage, &t, err);
+	return r < 0 ? r : sb_entity_snapshot_ended(t, c->type, 0, 0, NULL, err);
+}
+
 static int snapshot_ended(struct copy *c, const json_t *value, const char *snapshot, struct sb_error *err)
 {
 	struct sb_entity_tables *t = NULL;
@@ -115,6 +126,11 @@ static int snapshot_ended(struct copy *c, const json_t *value, const char *snaps
 	uint64_t lsn = 0, swept = 0;
 	bool whole = false;
 
+	const json_t *complete = json_object_get(value, "complete");
+	if (!json_is_boolean(complete))
+		return sb_fail(err, SB_EPROTO, "\"complete\" is not true or false");
+	if (json_is_false(complete))
+		return snapshot_incomplete(c, err);
 	int r = at ? sb_lsn_parse(at, &lsn, err) : sb_fail(err, SB_EPROTO, "\"lsn\" is missing");
 	if (r == 0)
 		r = replica_snapshot_ended(c->rp, c->meta->stage, c->type, snapshot, &whole, err);
@@ -153,6 +169,14 @@ static int apply_description(struct copy *c, struct sb_error *err)
 	return r;
 }
 
+/* A snapshot that goes on names the last record that it builds upon: that, and all before it, must be here. */
+static bool has_all(const struct copy *c, uint64_t session, uint64_t sequence)
+{
+	const struct replica_stream *s = &c->stream;
+
+	return s->known && (s->in.session > session || (s->in.session == session && s->in.sequence >= sequence));
+}
+
 static int apply_marker(struct copy *c, struct sb_error *err)
 {
 	json_auto_t *value = json_loadb(c->ir->rec.value, c->ir->rec.value_len, JSON_REJECT_DUPLICATES, NULL);
@@ -164,10 +188,18 @@ static int apply_marker(struct copy *c, struct sb_error *err)
 		return sb_fail(err, SB_EPROTO, "\"snapshot\" or \"type\" is missing or wrong");
 	if (c->meta->event == SB_EV_SNAPSHOT_ENDED)
 		return snapshot_ended(c, value, snapshot, err);
+	const json_t *session = json_object_get(value, "after_session"), *sequence = json_object_get(value, "after_sequence");
+	if (!json_is_integer(session) || !json_is_integer(sequence))
+		return sb_fail(err, SB_EPROTO, "\"after_session\" or \"after_sequence\" is not a number");
 	int r = replica_tables(c->rp, c->meta->stage, &t, err);
 	if (r == 0)
 		r = sb_entity_snapshot_begun(t, c->type, err);
-	return r < 0 ? r : replica_snapshot_begun(c->rp, c->meta->stage, c->type, snapshot, err);
+	if (r < 0 || json_is_true(json_object_get(value, "partial")))
+		return r;
+	if (json_integer_value(session) == 0)
+		return replica_snapshot_begun(c->rp, c->meta->stage, c->type, snapshot, err);
+	return replica_snapshot_goes_on(c->rp, c->meta->stage, c->type, snapshot,
+		has_all(c, (uint64_t)json_integer_value(session), (uint64_t)json_integer_value(sequence)), err);
 }
 
 /* --- order --- */

@@ -36,6 +36,8 @@ int replica_stream_store(struct replica *rp, const char *source, const struct re
 
 /** Remembers which snapshot of a type runs; a hole in it makes it broken; whole: it ran and had no hole, and is done now. */
 int replica_snapshot_begun(struct replica *rp, const char *stage, const char *type, const char *snapshot, struct sb_error *err) SB_MUSTCHECK;
+/** The same snapshot after a break: it stays as it is when nothing of it is missing, else it is broken. */
+int replica_snapshot_goes_on(struct replica *rp, const char *stage, const char *type, const char *snapshot, bool has_all, struct sb_error *err) SB_MUSTCHECK;
 int replica_snapshot_broken(struct replica *rp, const char *stage, const char *type, struct sb_error *err) SB_MUSTCHECK;
 int replica_snapshot_ended(struct replica *rp, const char *stage, const char *type, const char *snapshot, bool *ret_whole, struct sb_error *err) SB_MUSTCHECK;
 

@@ -193,6 +193,16 @@ int replica_snapshot_begun(struct replica *rp, const char *stage, const char *ty
 		" ON CONFLICT (stage, type) DO UPDATE SET snapshot = excluded.snapshot, state = 'running', since = now()", 3, param, NULL, err);
 }
 
+int replica_snapshot_goes_on(struct replica *rp, const char *stage, const char *type, const char *snapshot, bool has_all, struct sb_error *err)
+{
+	const char *param[] = { stage, type, snapshot, has_all ? "t" : "f" };
+
+	return sb_pg_exec(rp->pg,
+		"INSERT INTO store.down_snapshot AS d (stage, type, snapshot, state) VALUES ($1, $2, $3, 'broken')"
+		" ON CONFLICT (stage, type) DO UPDATE SET snapshot = excluded.snapshot,"
+		" state = CASE WHEN $4::boolean AND d.snapshot = $3 AND d.state = 'running' THEN 'running' ELSE 'broken' END", 4, param, NULL, err);
+}
+
 int replica_snapshot_broken(struct replica *rp, const char *stage, const char *type, struct sb_error *err)
 {
 	const char *param[] = { stage, type };

@@ -22,6 +22,8 @@ struct agent_pg_source {
 	char *name;
 	char *conninfo;
 	char *slot, *publication;
+	int64_t snapshot_readers;
+	uint64_t snapshot_range;  /* bytes */
 	struct sb_list tables;    /* struct agent_table */
 };
 

@@ -32,18 +32,27 @@ void agent_publisher_mark(struct agent_publisher *p, uint64_t lsn);
 uint64_t agent_publisher_safe(const struct agent_publisher *p);
 /** `to` of the last record of the stream that is acknowledged with all before it; false when there is none yet. */
 bool agent_publisher_acked(const struct agent_publisher *p, const char *stream, struct sb_position *ret);
+/** Sequence of the last record of the stream that was sent; 0 none yet. */
+uint64_t agent_publisher_sequence(const struct agent_publisher *p, const char *stream);
 size_t agent_publisher_in_flight(const struct agent_publisher *p);   /* records */
 int agent_publisher_poll(struct agent_publisher *p, int timeout_ms, struct sb_error *err) SB_MUSTCHECK; /* SB_EKAFKA: broken, restart the lane with a new session */
 int agent_publisher_fd(const struct agent_publisher *p);
 /** Polls until everything is acknowledged; SB_ETIMEOUT after timeout_ms. */
 int agent_publisher_flush(struct agent_publisher *p, int timeout_ms, struct sb_error *err) SB_MUSTCHECK;
 
-/* publisher_sync.c: for sources that send a batch and wait for it. */
+/* publisher_sync.c: for lanes that read what they publish by themselves, and so may wait. */
 
 /** Waits for the broker to have everything, or until there is room. SB_ESHUTDOWN when the lane is to stop, SB_EKAFKA: broken. */
 int agent_publisher_wait(struct agent_publisher *p, struct sb_lane *lane, bool for_room, struct sb_error *err) SB_MUSTCHECK;
-/** Begin and end of a snapshot on its stream; point: its consistent point. */
-struct agent_marker { const char *stream, *type; uint64_t incarnation, point, rows; const char *reason; };
+/** Begin and end of a snapshot on its stream. */
+struct agent_marker {
+	const char *stream, *type, *reason;
+	const char *id;                           /* NULL: its point */
+	uint64_t incarnation, point, rows;        /* point: the consistent one, for the end */
+	bool partial;                             /* only some rows are sent again */
+	bool given_up;                            /* at the end: partial, or cancelled: nothing may be removed */
+	uint64_t after_session, after_sequence;   /* it goes on: the last record that must have arrived; 0: it is new */
+};
 int agent_publisher_begun(struct agent_publisher *p, struct sb_lane *lane, const struct agent_marker *m, struct sb_error *err) SB_MUSTCHECK;
 int agent_publisher_ended(struct agent_publisher *p, struct sb_lane *lane, const struct agent_marker *m, struct sb_error *err) SB_MUSTCHECK;
 

@@ -60,8 +60,14 @@ static const char *const schema[] = {
 	"CREATE TABLE source_state(source TEXT PRIMARY KEY, system_id TEXT NOT NULL DEFAULT '', timeline TEXT NOT NULL DEFAULT '',"
 	" slot TEXT NOT NULL DEFAULT '', incarnation INTEGER NOT NULL DEFAULT 0, acked_lsn INTEGER NOT NULL DEFAULT 0, updated_ms INTEGER NOT NULL) WITHOUT ROWID",
 	"CREATE TABLE snapshot(source TEXT NOT NULL, type TEXT NOT NULL, shape TEXT NOT NULL DEFAULT '',"
-	" state TEXT NOT NULL CHECK (state IN ('wanted', 'running', 'done')), reason TEXT NOT NULL DEFAULT '', lsn INTEGER NOT NULL DEFAULT 0,"
-	" rows INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(source, type)) WITHOUT ROWID",
+	" state TEXT NOT NULL CHECK (state IN ('wanted', 'running', 'cancelled', 'done')), reason TEXT NOT NULL DEFAULT '',"
+	" predicate TEXT NOT NULL DEFAULT '', asked TEXT NOT NULL DEFAULT '', lsn INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0,"
+	" PRIMARY KEY(source, type)) WITHOUT ROWID",
+	"CREATE TABLE snapshot_run(source TEXT NOT NULL, type TEXT NOT NULL, snapshot TEXT NOT NULL, incarnation INTEGER NOT NULL, point INTEGER NOT NULL,"
+	" xid INTEGER NOT NULL, print TEXT NOT NULL, session INTEGER NOT NULL, sequence INTEGER NOT NULL,"
+	" down_sequence INTEGER NOT NULL, PRIMARY KEY(source, type)) WITHOUT ROWID",
+	"CREATE TABLE snapshot_range(source TEXT NOT NULL, type TEXT NOT NULL, n INTEGER NOT NULL, leaf INTEGER NOT NULL, first INTEGER NOT NULL,"
+	" last INTEGER NOT NULL, rows INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(source, type, n)) WITHOUT ROWID",
 	"CREATE TABLE quarantine(id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, topic TEXT NOT NULL, record_offset INTEGER NOT NULL,"
 	" class TEXT NOT NULL, reason TEXT NOT NULL, source TEXT, type TEXT, attrs BLOB, value BLOB)",
 	"PRAGMA user_version = 1",

@@ -77,12 +77,22 @@ static inline void put_row(json_t *rows, const char *key, const struct sb_shape 
 		json_t *cell = cell_json(&c->cell[i]);
 		if (json_is_false(cell)) {
 			json_t *old = json_array_get(json_array_get(base, 4), i);
-			ck_assert_msg(old != NULL, "an unchanged value without a row that holds it");
-			cell = json_incref(old);
+			cell = old ? json_incref(old) : json_integer(0); /* missing, and unlike any value, until a snapshot row brings it */
 		}
 		json_array_append_new(cells, cell);
 	}
 	json_object_set_new(rows, key, json_pack("[I, I, i, b, o]", (json_int_t)shape->incarnation, (json_int_t)c->lsn, (int)c->seq, alive, cells));
+}
+
+/* An older snapshot row brings what a newer change left out. */
+static inline void fill_missing(json_t *row, const struct sb_change *c)
+{
+	json_t *cells = json_array_get(row, 4);
+
+	for (unsigned i = 0; c->op == 's' && i < c->n_cells; i++) {
+		if (json_is_integer(json_array_get(cells, i)))
+			json_array_set_new(cells, i, cell_json(&c->cell[i]));
+	}
 }
 
 static inline void apply(struct model *m, const struct sb_shape *shape, const struct sb_change *c)
@@ -102,8 +112,10 @@ static inline void apply(struct model *m, const struct sb_shape *shape, const st
 	}
 	key_text(shape, c->cell, false, key);
 	row = json_object_get(rows, key);
-	if (row && compare_version(row, shape->incarnation, c->lsn, c->seq) >= 0)
+	if (row && compare_version(row, shape->incarnation, c->lsn, c->seq) >= 0) {
+		fill_missing(row, c);
 		return;
+	}
 	if (c->op == 'k') {
 		key_text(shape, c->old_key, true, old);
 		json_t *moved = json_incref(json_object_get(rows, old));
@@ -238,7 +250,7 @@ static inline void take_verified(struct model *m, const struct sb_inrecord *ir, 
 		json_object_set(m->described, json_string_value(json_object_get(value, "type")), value);
 		m->descriptions++;
 	}
-	if (meta->event == SB_EV_SNAPSHOT_ENDED)
+	if (meta->event == SB_EV_SNAPSHOT_ENDED && json_is_true(json_object_get(value, "complete")))
 		sweep(m, value);
 	json_decref(value);
 }

@@ -336,8 +336,8 @@ START_TEST(test_refused_and_missing)
 	becomes(ROWS, "1a 3c 5e");
 	becomes("SELECT string_agg(class, ' ' ORDER BY id) FROM store.quarantine", "forge row");
 	/* the hub orders a snapshot, which mends the hole and sweeps what is no longer there */
-	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"reason\":\"gap\",\"incarnation\":1}";
-	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"incarnation\":1,\"lsn\":\"0/160\",\"rows\":2}";
+	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"reason\":\"gap\",\"incarnation\":1,\"partial\":false,\"after_session\":0,\"after_sequence\":0}";
+	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"incarnation\":1,\"lsn\":\"0/160\",\"rows\":2,\"complete\":true}";
 	send_record(&snapshot, SB_EV_SNAPSHOT_BEGUN, NULL, NULL, begun, strlen(begun), false);
 	send_row(&snapshot, SB_EV_SNAPSHOT_ROWS, 's', 0x160, NULL, NULL, "2", "b", false);
 	send_row(&snapshot, SB_EV_SNAPSHOT_ROWS, 's', 0x160, NULL, NULL, "3", "c", false);
@@ -349,8 +349,8 @@ END_TEST
 
 START_TEST(test_snapshot_with_a_hole_does_not_sweep)
 {
-	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"reason\":\"new\",\"incarnation\":1}";
-	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"incarnation\":1,\"lsn\":\"0/160\",\"rows\":2}";
+	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"reason\":\"new\",\"incarnation\":1,\"partial\":false,\"after_session\":0,\"after_sequence\":0}";
+	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"incarnation\":1,\"lsn\":\"0/160\",\"rows\":2,\"complete\":true}";
 
 	lane_start();
 	send_row(&entity, SB_EV_ENTITY_CHANGED, 'i', 0x100, "100.0", "110.0", "1", "a", false);
@@ -360,6 +360,40 @@ START_TEST(test_snapshot_with_a_hole_does_not_sweep)
 	send_record(&snapshot, SB_EV_SNAPSHOT_ENDED, NULL, NULL, ended, strlen(ended), false);
 	becomes("SELECT next_offset::text FROM store.down_position", "5");
 	becomes(ROWS, "1a 2b"); /* row 1 was not named, and stays */
+	becomes("SELECT state FROM store.down_snapshot", "broken");
+	ck_assert_str_eq(f.a.board.source[0].state, "gap");
+}
+END_TEST
+
+static void send_begun(struct sb_stream_out *so, int session, int sequence)
+{
+	char value[256];
+
+	(void)snprintf(value, sizeof(value), "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"reason\":\"new\",\"incarnation\":1,\"partial\":false,"
+		"\"after_session\":%d,\"after_sequence\":%d}", session, sequence); /* fits */
+	send_record(so, SB_EV_SNAPSHOT_BEGUN, NULL, NULL, value, strlen(value), false);
+}
+
+/* What the second session builds upon is here, what the third builds upon is not. */
+START_TEST(test_snapshot_over_sessions)
+{
+	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/160\",\"incarnation\":1,\"lsn\":\"0/160\",\"rows\":2,\"complete\":true}";
+	struct sb_stream_out second, third;
+
+	sb_stream_out_init(&second, DEVKEYS_TENANT, "dev", "snapshot/experiment", 8, true);
+	sb_stream_out_init(&third, DEVKEYS_TENANT, "dev", "snapshot/experiment", 9, true);
+	lane_start();
+	send_row(&entity, SB_EV_ENTITY_CHANGED, 'i', 0x100, "100.0", "110.0", "1", "a", false);
+	send_begun(&snapshot, 0, 0);
+	send_row(&snapshot, SB_EV_SNAPSHOT_ROWS, 's', 0x160, NULL, NULL, "2", "b", false);
+	send_begun(&second, 7, 2);
+	send_row(&second, SB_EV_SNAPSHOT_ROWS, 's', 0x170, NULL, NULL, "3", "c", false);
+	send_record(&second, SB_EV_SNAPSHOT_ENDED, NULL, NULL, ended, strlen(ended), false);
+	becomes(ROWS, "2b 3c");
+	send_begun(&second, 0, 0);
+	send_begun(&third, 8, 5);
+	send_record(&third, SB_EV_SNAPSHOT_ENDED, NULL, NULL, ended, strlen(ended), false);
+	becomes("SELECT next_offset::text FROM store.down_position", "9");
 	becomes("SELECT state FROM store.down_snapshot", "broken");
 	ck_assert_str_eq(f.a.board.source[0].state, "gap");
 }
@@ -394,6 +428,7 @@ int main(void)
 	tcase_add_test(tc, test_without_origin_rights);
 	tcase_add_test(tc, test_refused_and_missing);
 	tcase_add_test(tc, test_snapshot_with_a_hole_does_not_sweep);
+	tcase_add_test(tc, test_snapshot_over_sessions);
 	tcase_add_test(tc, test_connection_lost);
 	suite_add_tcase(s, tc);
 	return test_run(s);

@@ -145,7 +145,7 @@ START_TEST(test_gap_and_resync)
 	/* row 5 was deleted in the source meanwhile: the snapshot does not name it, so it is swept */
 	stream(&snapshot, DEV, "snapshot/experiment", 1);
 	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_BEGUN,
-		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"reason\":\"resync\"}");
+		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"reason\":\"resync\",\"partial\":false,\"after_session\":0,\"after_sequence\":0}");
 	/* versions of the snapshot: its consistent point, beyond everything streamed so far */
 	static char id[] = "id", integer[] = "integer", name[] = "name", text[] = "text";
 	struct sb_column column[] = { { id, integer, true }, { name, text, false } };
@@ -167,7 +167,7 @@ START_TEST(test_gap_and_resync)
 	rig_send(&rig, &rec);
 	sb_batch_free(batch);
 	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_ENDED,
-		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"lsn\":\"0/9C40\",\"rows\":29}");
+		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"lsn\":\"0/9C40\",\"rows\":29,\"complete\":true}");
 	rig_await(&rig, "SELECT count(*) FROM lifecycle.entity_type WHERE type = 'experiment' AND snapshot_state = 'done'", 1);
 	ck_assert_int_eq(rig_i64(&rig, EXPERIMENTS), 29);
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM dev.experiment WHERE id = 5"), 0);
@@ -212,11 +212,11 @@ START_TEST(test_broken_snapshot_does_not_sweep)
 	rig_entity(&rig, DEV, &so, &(struct rig_batch){ "experiment", 1, 1, 10, "a", 0, NULL });
 	stream(&snapshot, DEV, "snapshot/experiment", 1);
 	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_BEGUN,
-		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"reason\":\"resync\"}");
+		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"reason\":\"resync\",\"partial\":false,\"after_session\":0,\"after_sequence\":0}");
 	rig_entity_stamp(&rig, DEV, &snapshot, &(struct rig_batch){ "experiment", 1, 1, 10, "lost", 's', NULL }, NULL, NULL, &rec, &value);
 	free(value);
 	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_ENDED,
-		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"lsn\":\"0/9C40\",\"rows\":9}");
+		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"s1\",\"lsn\":\"0/9C40\",\"rows\":9,\"complete\":true}");
 	rig_await(&rig, "SELECT count(*) FROM lifecycle.entity_type WHERE snapshot_state = 'broken'", 1);
 	rig_await(&rig, "SELECT next_offset FROM sb.position WHERE topic LIKE '%entity%'", 3);
 	ck_assert_int_eq(rig_i64(&rig, EXPERIMENTS), 9);
@@ -253,6 +253,79 @@ START_TEST(test_described)
 	rig_await(&rig, EXPERIMENTS, 19);
 	ck_assert_int_eq(rig_i64(&rig, QUARANTINED("gap")), 0);
 	ck_assert_int_eq(rig_i64(&rig, "SELECT lsn FROM sb.stream WHERE source LIKE '%entity/experiment'"), 20000);
+}
+END_TEST
+
+static void marker_after(struct sb_stream_out *so, const char *snapshot, int session, int sequence)
+{
+	char value[256];
+
+	(void)snprintf(value, sizeof(value), "{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"%s\",\"reason\":\"first\",\"partial\":false,"
+		"\"after_session\":%d,\"after_sequence\":%d}", snapshot, session, sequence); /* fits */
+	rig_marker(&rig, DEV, so, SB_EV_SNAPSHOT_BEGUN, value);
+}
+
+#define SNAPSHOT_IS(s) "SELECT count(*) FROM lifecycle.entity_type WHERE type = 'experiment' AND snapshot_state = '" s "'"
+#define ENDED(complete) "{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"0/10\",\"lsn\":\"0/9C40\",\"rows\":9,\"complete\":" complete "}"
+
+/* After a break of its sender a snapshot goes on over any number of sessions; when records of one of them are missing it is void. */
+START_TEST(test_snapshot_over_sessions)
+{
+	struct sb_stream_out one, two, three;
+
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	stream(&one, DEV, "snapshot/experiment", 1);
+	marker_after(&one, "0/10", 0, 0);
+	rig_entity(&rig, DEV, &one, &(struct rig_batch){ "experiment", 1, 1, 10, "a", 's', NULL });
+	rig_await(&rig, SNAPSHOT_IS("running"), 1);
+	rig_run(&rig, "UPDATE lifecycle.entity_type SET snapshot_at = '2020-01-01'");
+	/* the second session dies before anything of it is known to be on the broker: the third names the first */
+	stream(&two, DEV, "snapshot/experiment", 2);
+	marker_after(&two, "0/10", 1, 2);
+	stream(&three, DEV, "snapshot/experiment", 3);
+	marker_after(&three, "0/10", 1, 2);
+	rig_marker(&rig, DEV, &three, SB_EV_SNAPSHOT_ENDED, ENDED("true"));
+	rig_await(&rig, SNAPSHOT_IS("done"), 1);
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.entity_type WHERE snapshot_at = '2020-01-01'"), 1);
+	ck_assert_int_eq(rig_i64(&rig, RESYNCS), 0);
+
+	/* one that builds upon a record that never came */
+	stream(&one, DEV, "snapshot/experiment", 4);
+	marker_after(&one, "0/10", 0, 0);
+	stream(&two, DEV, "snapshot/experiment", 5);
+	marker_after(&two, "0/10", 4, 2);
+	rig_await(&rig, SNAPSHOT_IS("broken"), 1);
+	/* what follows does not make it whole again */
+	stream(&three, DEV, "snapshot/experiment", 6);
+	marker_after(&three, "0/10", 5, 1);
+	rig_marker(&rig, DEV, &three, SB_EV_SNAPSHOT_ENDED, ENDED("true"));
+	rig_await(&rig, RESYNCS, 1);
+	ck_assert_int_eq(rig_i64(&rig, SNAPSHOT_IS("broken")), 1);
+}
+END_TEST
+
+/* A snapshot that was given up, or that names only some rows, removes nothing; of the second kind the view's state does not change. */
+START_TEST(test_snapshot_of_some_rows)
+{
+	struct sb_stream_out so, snapshot;
+
+	rig_start(&rig, "intake", DEV, hub_intake_lane);
+	stream(&so, DEV, "entity/experiment", 1);
+	rig_entity(&rig, DEV, &so, &(struct rig_batch){ "experiment", 1, 1, 10, "a", 0, NULL });
+	stream(&snapshot, DEV, "snapshot/experiment", 1);
+	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_BEGUN, "{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"0/9\",\"reason\":\"asked\",\"partial\":true,"
+		"\"after_session\":0,\"after_sequence\":0}");
+	rig_entity(&rig, DEV, &snapshot, &(struct rig_batch){ "experiment", 1, 1, 2, "again", 's', NULL });
+	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_ENDED,
+		"{\"type\":\"experiment\",\"incarnation\":1,\"snapshot\":\"0/9\",\"lsn\":\"0/9C40\",\"rows\":1,\"complete\":false}");
+	rig_await(&rig, "SELECT next_offset FROM sb.position WHERE topic LIKE '%entity%'", 4);
+	ck_assert_int_eq(rig_i64(&rig, EXPERIMENTS), 9);
+	ck_assert_int_eq(rig_i64(&rig, SNAPSHOT_IS("none")), 1);
+	marker_after(&snapshot, "0/10", 0, 0);
+	rig_marker(&rig, DEV, &snapshot, SB_EV_SNAPSHOT_ENDED, ENDED("false"));
+	rig_await(&rig, SNAPSHOT_IS("incomplete"), 1);
+	ck_assert_int_eq(rig_i64(&rig, EXPERIMENTS), 9);
+	ck_assert_int_eq(rig_i64(&rig, RESYNCS), 0);
 }
 END_TEST
 
@@ -638,6 +711,8 @@ int main(void)
 	tcase_add_test(tc, test_gap_and_resync);
 	tcase_add_test(tc, test_position_gap);
 	tcase_add_test(tc, test_broken_snapshot_does_not_sweep);
+	tcase_add_test(tc, test_snapshot_over_sessions);
+	tcase_add_test(tc, test_snapshot_of_some_rows);
 	tcase_add_test(tc, test_described);
 	tcase_add_test(tc, test_zombie_and_equivocation);
 	tcase_add_test(tc, test_not_owned);

@@ -6,25 +6,34 @@
 #include "stagebridge/clock.h"
 #include "stagebridge/metric.h"
 
-static void progress_now(struct agent *a, const char *source, char out[160])
+/* To be used under the board's lock. */
+static struct agent_source_state *find(struct agent *a, const char *source)
 {
-	out[0] = '\0';
-	pthread_mutex_lock(&a->board.lock);
 	for (unsigned i = 0; i < a->board.n_sources; i++) {
 		if (strcmp(a->board.source[i].name, source) == 0)
-			memcpy(out, a->board.source[i].progress, 160);
+			return &a->board.source[i];
 	}
-	pthread_mutex_unlock(&a->board.lock);
+	return NULL;
 }
 
-void pgsrc_board_progress(struct agent *a, const char *source, const char *progress)
+static struct agent_snapshot_state snapshot_now(struct agent *a, const char *source)
+{
+	struct agent_snapshot_state now = { .eta_s = -1 };
+
+	pthread_mutex_lock(&a->board.lock);
+	const struct agent_source_state *s = find(a, source);
+	if (s)
+		now = s->snapshot;
+	pthread_mutex_unlock(&a->board.lock);
+	return now;
+}
+
+void pgsrc_board_snapshot(struct agent *a, const char *source, const struct agent_snapshot_state *now)
 {
 	pthread_mutex_lock(&a->board.lock);
-	for (unsigned i = 0; i < a->board.n_sources; i++) {
-		struct agent_source_state *s = &a->board.source[i];
-		if (strcmp(s->name, source) == 0)
-			(void)snprintf(s->progress, sizeof(s->progress), "%s", progress); /* for people; may be cut */
-	}
+	struct agent_source_state *s = find(a, source);
+	if (s)
+		s->snapshot = *now;
 	pthread_mutex_unlock(&a->board.lock);
 }
 
@@ -101,8 +110,8 @@ void pgsrc_board(struct pgsrc *s, const char *state)
 	list_types(s, false, b.types, sizeof(b.types));
 	list_types(s, true, b.down, sizeof(b.down));
 	list_withheld(s, b.withheld, sizeof(b.withheld));
-	/* between the two calls only the snapshot lane writes, and only the progress: it says the next one soon */
-	progress_now(s->a, s->set->name, b.progress);
+	/* between the two calls only the snapshot lane writes, and only its own field: it says the next one soon */
+	b.snapshot = snapshot_now(s->a, s->set->name);
 	agent_board_source(s->a, &b);
 	sb_metric_set(sb_metric("stagebridge_source_lag_bytes", SB_GAUGE, "source", "Written by the source and not yet acknowledged by the broker"), s->set->name,
 		(double)b.lag_bytes);

@@ -82,10 +82,3 @@ int pgsrc_down_batch(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum 
 		*err = why;
 	return r;
 }
-
-int pgsrc_down_marker(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum sb_event event, const char *text, struct sb_error *err)
-{
-	int r = to->wait(to->user, err);
-
-	return r < 0 ? r : agent_publisher_send(to->pub, d->stream, event, d->conf->type, NULL, NULL, NULL, 0, text, strlen(text), err);
-}

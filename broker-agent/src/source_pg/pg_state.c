@@ -74,7 +74,7 @@ static int want(struct pgsrc *s, const struct pgsrc_type *t, const char *reason,
 	sb_log(SB_INFO, "snapshot_wanted", "source=%s type=%s reason=%s", s->set->name, t->conf->type, reason);
 	return sb_db_run(s->db, NULL, err,
 		"INSERT INTO snapshot(source, type, shape, state, reason) VALUES (?, ?, ?, 'wanted', ?)"
-		" ON CONFLICT(source, type) DO UPDATE SET shape = excluded.shape, state = 'wanted', reason = excluded.reason", "ssss",
+		" ON CONFLICT(source, type) DO UPDATE SET shape = excluded.shape, state = 'wanted', reason = excluded.reason, predicate = '', asked = ''", "ssss",
 		s->set->name, t->conf->type, shape, reason);
 }
 

@@ -205,7 +205,6 @@ struct pgsrc_down_to { struct agent_publisher *pub; int (*wait)(void *user, stru
 struct pgsrc_down_batch { const void *value; size_t n; const struct sb_position *from, *to; };
 /** After a record was sent: sends what of it may go down. */
 int pgsrc_down_batch(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum sb_event event, const struct pgsrc_down_batch *b, struct sb_error *err) SB_MUSTCHECK;
-int pgsrc_down_marker(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum sb_event event, const char *text, struct sb_error *err) SB_MUSTCHECK;
 
 /* ---- pg_publication.c, pg_session.c ---- */
 
@@ -250,7 +249,7 @@ int pgsrc_state_types(struct pgsrc *s, bool *ret_wanted, struct sb_error *err) S
 /* ---- pg_board.c ---- */
 
 void pgsrc_board(struct pgsrc *s, const char *state);
-void pgsrc_board_progress(struct agent *a, const char *source, const char *progress);
+void pgsrc_board_snapshot(struct agent *a, const char *source, const struct agent_snapshot_state *now);
 
 /* ---- source_pg.c ---- */
 

@@ -139,17 +139,20 @@ static int tell_when(struct entity_job *job, struct sb_error *err)
 	return 0;
 }
 
+static int tables_of(struct intake *in, struct sb_error *err)
+{
+	return in->tables ? 0 : sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+}
+
 static int apply(struct entity_job *job, struct sb_error *err)
 {
 	struct intake *in = job->in;
 	struct sb_apply_stats stats = { 0 };
 	struct sb_position done = { 0, 0 };
-	int r = 0;
 
 	if (job->meta->event == SB_EV_ENTITY_CHANGED && job->stream->known && job->incarnation == job->stream->incarnation)
 		done = job->stream->position;
-	if (!in->tables)
-		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	int r = tables_of(in, err);
 	if (r == 0)
 		r = tell_when(job, err);
 	if (r == 0)
@@ -179,8 +182,8 @@ static int described(struct entity_job *job, struct sb_error *err)
 	bool news = false;
 
 	int r = sb_described_check(job->what.body, err);
-	if (r == 0 && !in->tables)
-		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	if (r == 0)
+		r = tables_of(in, err);
 	if (r == 0)
 		r = sb_entity_describe(in->tables, job->what.body, &news, err);
 	if (r == 0 && news)
@@ -188,31 +191,54 @@ static int described(struct entity_job *job, struct sb_error *err)
 	return r;
 }
 
+/* A snapshot that goes on after a break of its sender names the last record that it builds upon: that, and all before it, must be here. In
+ * the order of sessions: a begun that was lost itself shows as a gap. */
+static int goes_on(struct entity_job *job, bool *ret_new, bool *ret_whole, struct sb_error *err)
+{
+	const struct intake_stream *s = job->stream;
+	int64_t session = 0, sequence = 0;
+
+	int r = intake_number(job->what.body, "after_session", &session, err);
+	if (r == 0)
+		r = intake_number(job->what.body, "after_sequence", &sequence, err);
+	if (r < 0)
+		return r;
+	*ret_new = session == 0;
+	*ret_whole = *ret_new || (s->known && (s->in.session > (uint64_t)session || (s->in.session == (uint64_t)session && s->in.sequence >= (uint64_t)sequence)));
+	return 0;
+}
+
 static int begun(struct entity_job *job, struct sb_error *err)
 {
 	struct intake *in = job->in;
 	struct intake_field f[] = { { "snapshot", 64, false, NULL }, { "reason", 200, true, NULL } };
-	int r = 0;
+	bool is_new = true, whole = true;
 
-	if (!in->tables)
-		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+	int r = tables_of(in, err);
 	if (r == 0)
 		r = intake_fields(job->what.body, f, SB_COUNT(f), err);
 	if (r == 0)
 		r = tell_when(job, err);
 	if (r == 0)
+		r = goes_on(job, &is_new, &whole, err);
+	if (r == 0)
 		r = sb_entity_snapshot_begun(in->tables, job->what.type, err);
 	if (r < 0)
 		return r;
-	const char *param[] = { in->stage->name, job->what.type, f[0].value };
-	sb_log(SB_INFO, "snapshot_begun", "stage=%s type=%s snapshot=%s reason=%s", in->stage->name, job->what.type, f[0].value,
-		f[1].value);
+	const char *param[] = { in->stage->name, job->what.type, f[0].value, is_new ? "t" : "f", whole ? "t" : "f" };
+	bool partial = json_is_true(json_object_get(job->what.body, "partial"));
+	sb_log(whole ? SB_INFO : SB_WARN, "snapshot_begun", "stage=%s type=%s snapshot=%s reason=%s partial=%d resumed=%d whole=%d", in->stage->name, job->what.type,
+		f[0].value, f[1].value, partial, !is_new, whole);
+	if (partial)
+		return 0; /* the last whole one still says how complete the view is */
+	/* what goes on keeps the time of its first begun: what went missing since then is not in its first ranges */
 	return sb_pg_exec(in->pg,
-		"INSERT INTO lifecycle.entity_type (stage, type, owner, snapshot_state, snapshot, snapshot_at) VALUES ($1, $2, $1, "
-		"'running', $3, clock_timestamp()) "
-		"ON CONFLICT (stage, type) DO UPDATE SET snapshot_state = 'running', snapshot = excluded.snapshot, snapshot_at = "
-		"excluded.snapshot_at",
-		3, param, NULL, err);
+		"INSERT INTO lifecycle.entity_type AS e (stage, type, owner, snapshot_state, snapshot, snapshot_at) VALUES ($1, $2, $1, "
+		"CASE WHEN $4::boolean THEN 'running' ELSE 'broken' END, $3, clock_timestamp()) "
+		"ON CONFLICT (stage, type) DO UPDATE SET snapshot = excluded.snapshot, "
+		"snapshot_state = CASE WHEN $4::boolean OR ($5::boolean AND e.snapshot = $3 AND e.snapshot_state = 'running') THEN 'running' ELSE 'broken' END, "
+		"snapshot_at = CASE WHEN $4::boolean OR e.snapshot <> $3 OR e.snapshot_at IS NULL THEN excluded.snapshot_at ELSE e.snapshot_at END",
+		5, param, NULL, err);
 }
 
 /* Sweeping deletes what the snapshot did not name: only a snapshot that arrived whole may do that */
@@ -229,27 +255,30 @@ static int snapshot_whole(struct entity_job *job, const char *snapshot, bool *re
 	return r;
 }
 
-static int ended(struct entity_job *job, struct sb_error *err)
+/* It was partial, or was given up: nothing is removed, and what is known to be missing stays so */
+static int ended_incomplete(struct entity_job *job, const char *snapshot, struct sb_error *err)
 {
 	struct intake *in = job->in;
-	struct intake_field f[] = { { "snapshot", 64, false, NULL }, { "lsn", 20, false, NULL } };
-	int64_t incarnation = 0;
-	uint64_t lsn = 0, swept = 0;
-	bool whole = false;
+	const char *param[] = { in->stage->name, job->what.type, snapshot };
 
-	int r = intake_fields(job->what.body, f, SB_COUNT(f), err);
+	int r = tables_of(in, err);
 	if (r == 0)
-		r = intake_number(job->what.body, "incarnation", &incarnation, err);
+		r = sb_entity_snapshot_ended(in->tables, job->what.type, 0, 0, NULL, err);
 	if (r == 0)
-		r = sb_lsn_parse(f[1].value, &lsn, err);
+		r = sb_pg_exec(in->pg,
+			"UPDATE lifecycle.entity_type SET snapshot_state = 'incomplete' WHERE stage = $1 AND type = $2 AND snapshot = $3", 3, param,
+			NULL, err);
 	if (r == 0)
-		r = snapshot_whole(job, f[0].value, &whole, err);
-	if (r < 0)
-		return r;
-	if (!whole)
-		return intake_resync(in, job->what.type, "a snapshot ended of which records are missing", true, err);
-	if (!in->tables)
-		r = sb_entity_tables_new(&in->tables, in->pg, in->stage->name, in->stage->name, err);
+		sb_log(SB_INFO, "snapshot_ended", "stage=%s type=%s snapshot=%s complete=0", in->stage->name, job->what.type, snapshot);
+	return r;
+}
+
+static int ended_whole(struct entity_job *job, const char *snapshot, int64_t incarnation, uint64_t lsn, struct sb_error *err)
+{
+	struct intake *in = job->in;
+	uint64_t swept = 0;
+
+	int r = tables_of(in, err);
 	if (r == 0)
 		r = tell_when(job, err);
 	if (r == 0)
@@ -264,9 +293,34 @@ static int ended(struct entity_job *job, struct sb_error *err)
 			"AND split_part(s.source, '/agent/', 2) = 'entity/' || $2 AND s.gap_at < done.snapshot_at",
 			2, param, NULL, err);
 	if (r == 0)
-		sb_log(SB_INFO, "snapshot_ended", "stage=%s type=%s snapshot=%s swept=%" PRIu64, in->stage->name, job->what.type,
-			f[0].value, swept);
+		sb_log(SB_INFO, "snapshot_ended", "stage=%s type=%s snapshot=%s complete=1 swept=%" PRIu64, in->stage->name, job->what.type, snapshot, swept);
 	return r;
+}
+
+static int ended(struct entity_job *job, struct sb_error *err)
+{
+	struct intake_field f[] = { { "snapshot", 64, false, NULL }, { "lsn", 20, false, NULL } };
+	const json_t *complete = json_object_get(job->what.body, "complete");
+	int64_t incarnation = 0;
+	uint64_t lsn = 0;
+	bool whole = false;
+
+	int r = json_is_boolean(complete) ? 0 : sb_fail(err, SB_EPROTO, "\"complete\" is not true or false");
+	if (r == 0)
+		r = intake_fields(job->what.body, f, SB_COUNT(f), err);
+	if (r == 0)
+		r = intake_number(job->what.body, "incarnation", &incarnation, err);
+	if (r == 0)
+		r = sb_lsn_parse(f[1].value, &lsn, err);
+	if (r == 0)
+		r = snapshot_whole(job, f[0].value, &whole, err);
+	if (r < 0)
+		return r;
+	if (json_is_false(complete))
+		return ended_incomplete(job, f[0].value, err);
+	if (!whole)
+		return intake_resync(job->in, job->what.type, "a snapshot ended of which records are missing", true, err);
+	return ended_whole(job, f[0].value, incarnation, lsn, err);
 }
 
 static void advance(struct entity_job *job)

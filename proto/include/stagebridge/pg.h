@@ -60,6 +60,8 @@ int sb_pg_copy_abort(struct sb_pg *pg, struct sb_error *err) SB_MUSTCHECK;
 int sb_pg_copy_out(struct sb_pg *pg, const char *copy_sql, struct sb_error *err) SB_MUSTCHECK;
 /** 1 and a line (copy_text.h; borrowed until the next call, without newline), 0 at the end, or an error. */
 int sb_pg_copy_line(struct sb_pg *pg, const char **ret_line, size_t *ret_len, struct sb_error *err) SB_MUSTCHECK;
+/** The same without waiting: SB_EAGAIN (err untouched) when no whole line has come, sb_pg_fd tells when to look again. */
+int sb_pg_copy_poll(struct sb_pg *pg, const char **ret_line, size_t *ret_len, struct sb_error *err) SB_MUSTCHECK;
 
 /** LISTEN/NOTIFY: descriptor for sb_lane_wait; drain returns the number of notifications consumed. */
 int sb_pg_fd(const struct sb_pg *pg);

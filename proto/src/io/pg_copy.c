@@ -108,11 +108,9 @@ int sb_pg_copy_out(struct sb_pg *pg, const char *copy_sql, struct sb_error *err)
 	return rc;
 }
 
-int sb_pg_copy_line(struct sb_pg *pg, const char **ret_line, size_t *ret_len, struct sb_error *err)
+/* What PQgetCopyData said: a line, or the end of the COPY, good or bad. */
+static int take_line(struct sb_pg *pg, int n, const char **ret_line, size_t *ret_len, struct sb_error *err)
 {
-	PQfreemem(pg->line);
-	pg->line = NULL;
-	int n = PQgetCopyData(pg->conn, &pg->line, 0);
 	if (n > 0) {
 		*ret_line = pg->line;
 		*ret_len = pg->line[n - 1] == '\n' ? (size_t)n - 1 : (size_t)n;
@@ -129,4 +127,25 @@ int sb_pg_copy_line(struct sb_pg *pg, const char **ret_line, size_t *ret_len, st
 	if (rc == SB_OK)
 		rc = sb_pg_simple(pg, "SET statement_timeout TO DEFAULT", err);
 	return rc;
+}
+
+int sb_pg_copy_line(struct sb_pg *pg, const char **ret_line, size_t *ret_len, struct sb_error *err)
+{
+	PQfreemem(pg->line);
+	pg->line = NULL;
+	return take_line(pg, PQgetCopyData(pg->conn, &pg->line, 0), ret_line, ret_len, err);
+}
+
+int sb_pg_copy_poll(struct sb_pg *pg, const char **ret_line, size_t *ret_len, struct sb_error *err)
+{
+	PQfreemem(pg->line);
+	pg->line = NULL;
+	int n = PQgetCopyData(pg->conn, &pg->line, 1);
+	if (n == 0 && !PQconsumeInput(pg->conn)) {
+		pg->broken = true;
+		return sb_pg_fail(err, pg->conn, NULL, "copy");
+	}
+	if (n == 0)
+		n = PQgetCopyData(pg->conn, &pg->line, 1);
+	return n == 0 ? SB_EAGAIN : take_line(pg, n, ret_line, ret_len, err);
 }

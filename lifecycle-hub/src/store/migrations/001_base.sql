@@ -54,10 +54,11 @@ COMMENT ON TABLE lifecycle.stage IS 'The stages of this tenant and what their ag
 CREATE TABLE lifecycle.entity_owner (type text PRIMARY KEY, owner text NOT NULL, subscribers text[] NOT NULL DEFAULT '{}', public_down boolean NOT NULL DEFAULT false,
 	history text NOT NULL DEFAULT 'false');
 
--- what has arrived of each type; snapshot_state 'broken': records of the snapshot are missing, so its end must not sweep
+-- what has arrived of each type; snapshot_state 'broken': records of the snapshot are missing, so its end must not sweep; 'incomplete': the last
+-- one was partial or was given up
 CREATE TABLE lifecycle.entity_type (
 	stage text NOT NULL, type text NOT NULL, owner text NOT NULL,
-	snapshot_state text NOT NULL DEFAULT 'none' CHECK (snapshot_state IN ('none', 'running', 'broken', 'done')),
+	snapshot_state text NOT NULL DEFAULT 'none' CHECK (snapshot_state IN ('none', 'running', 'broken', 'incomplete', 'done')),
 	snapshot text NOT NULL DEFAULT '', snapshot_at timestamptz, resync_at timestamptz,
 	rows_applied bigint NOT NULL DEFAULT 0, last_change_at timestamptz, as_of_at timestamptz, PRIMARY KEY (stage, type));
 
