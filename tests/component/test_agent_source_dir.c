@@ -286,8 +286,8 @@ START_TEST(mass_deletion)
 		put(&g, name, "1");
 	}
 	ck_assert(wait_until(snapshots_are(&g, 2), 10000));
-	unsigned few = g.m.changes['d'];
-	ck_assert_msg(few >= 4 && few <= 15, "%u", few); /* 4 of 30 are few; a look while they came back may have seen up to half of them missing */
+	uint64_t few = g.m.changes['d'];
+	ck_assert_msg(few >= 4 && few <= 15, "%llu", (unsigned long long)few); /* 4 of 30 are few; a look while they came back may have seen up to half of them missing */
 	for (int k = 0; k < 25; k++) {
 		(void)snprintf(name, sizeof(name), "%02d.json", k);
 		drop(&g, name);
