@@ -6,11 +6,13 @@ from harness import TENANT, Failure, until
 
 
 class Comparison:
-    """One table of a stage (`setting`: as in the agent's settings) and one relation that should show it."""
+    """One table of a stage (`setting`: as in the agent's settings) and one relation that should show it. `down`: that stage is an earlier one, and gets
+    the key and what is public."""
 
-    def __init__(self, platform, stage, setting, db, relation):
+    def __init__(self, platform, stage, setting, db, relation, down=False):
         self.p, self.stage, self.table, self.private, self.db, self.relation = platform, stage, setting["table"], setting.get("private", []), db, relation
         self.declared = setting.get("key", [])
+        self.public = setting["public"] if down else None
 
     def __str__(self):
         return f"{self.relation} in {self.db} and {self.table} in {self.stage}"
@@ -39,6 +41,8 @@ class Comparison:
             return [f"{self.table if not there else self.relation} is not there"]
         for name in self.private:
             there.pop(name, None)
+        if self.public is not None:
+            there = {n: t for n, t in there.items() if n in [*self.public, *self._key()]}
         if there != here:
             return [f"columns differ: only in the source {sorted(there.items() - here.items())}, only here {sorted(here.items() - there.items())}"]
         names = list(there)
@@ -76,7 +80,8 @@ def view(platform, stage, setting):
 
 def copy(platform, stage, setting, subscriber):
     """The read-only copy in another stage."""
-    return Comparison(platform, stage, setting, subscriber, f'replica."{setting["type"]}"')
+    down = platform.stages.index(subscriber) < platform.stages.index(stage)
+    return Comparison(platform, stage, setting, subscriber, f'replica."{setting["type"]}"', down)
 
 
 def await_equal(comparisons, seconds):

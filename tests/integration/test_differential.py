@@ -21,15 +21,16 @@ SLOTS_DROPPED_MOST = 2     # an agent begins anew three times within the hour, t
 
 
 class World:
-    """The platform with its tables: stages dev and train, a database server each; a second hub that stands by; dev's types are copied to train."""
+    """The platform with its tables: stages dev and train, a database server each; a second hub that stands by; dev's types are copied to train, and what
+    is public of one of train's to dev."""
 
     def __init__(self):
         self.tables = {"dev": dev_tables(), "train": train_tables()}
         self.dropped = dict.fromkeys(self.tables, 0)
         self.lock = threading.RLock()   # who stops or starts a daemon holds it
-        self.p = Platform(stages=["dev", "train"], origins=(), replicas=["train"], apart=True, postgres=("max_prepared_transactions=20",),
+        self.p = Platform(stages=["dev", "train"], origins=(), replicas=["dev", "train"], apart=True, postgres=("max_prepared_transactions=20",),
                           sources={s: [t.setting() for t in tables] for s, tables in self.tables.items()},
-                          types=[owned(t.type, subscribers=["train"]) for t in self.tables["dev"]] + [owned(t.type, "train") for t in self.tables["train"]])
+                          types=[owned(t.type, subscribers=["train"]) for t in self.tables["dev"]] + [owned(t.type, "train", **({"subscribers": ["dev"], "public_down": True} if t.public else {})) for t in self.tables["train"]])
 
     def __enter__(self):
         p = self.p.__enter__()
@@ -61,7 +62,8 @@ class World:
         out = []
         for stage, tables in self.tables.items():
             out += [compare.view(self.p, stage, t.setting()) for t in tables]
-        return out + [compare.copy(self.p, "dev", t.setting(), "train") for t in self.tables["dev"]]
+        out += [compare.copy(self.p, "dev", t.setting(), "train") for t in self.tables["dev"]]
+        return out + [compare.copy(self.p, "train", t.setting(), "dev") for t in self.tables["train"] if t.public]
 
 
 class Chaos(Actor):
@@ -197,9 +199,10 @@ class Run:
         wrong = p.hub_sql("SELECT class, type, reason, count(*) FROM lifecycle.quarantine GROUP BY 1, 2, 3")
         if wrong:
             raise Failure("refused at the hub:\n" + wrong)
-        wrong = p.psql("train", "SELECT class, reason, count(*) FROM store.quarantine GROUP BY 1, 2")
-        if wrong:
-            raise Failure("refused at the copies:\n" + wrong)
+        for stage in ("dev", "train"):
+            wrong = p.psql(stage, "SELECT class, reason, count(*) FROM store.quarantine GROUP BY 1, 2")
+            if wrong:
+                raise Failure(f"refused at the copies in {stage}:\n{wrong}")
 
     def __call__(self):
         try:

@@ -13,15 +13,16 @@ GUARD = "SET statement_timeout = '20s'; SET lock_timeout = '3s'; SET client_min_
 
 
 class Table:
-    """A table to work on. `key`: declared key, where it has no primary one. `private`: columns that stay. `moves`: [(weight, function of random -> SQL)]."""
+    """A table to work on. `key`: declared key, where it has no primary one. `private`: columns that stay. `public`:
+    columns that may go to earlier stages too. `moves`: [(weight, function of random -> SQL)]."""
 
-    def __init__(self, name, create, moves, type_=None, key=(), private=(), extras=True):
+    def __init__(self, name, create, moves, type_=None, key=(), private=(), extras=True, public=()):
         self.name, self.create, self.moves, self.type = name, create, moves, type_ or name
-        self.key, self.private, self.extras = list(key), list(private), extras
+        self.key, self.private, self.extras, self.public = list(key), list(private), extras, list(public)
 
     def setting(self):
         out = {"table": self.name if "." in self.name else "public." + self.name, "type": self.type}
-        return {**out, **({"key": self.key} if self.key else {}), **({"private": self.private} if self.private else {})}
+        return {**out, **({"key": self.key} if self.key else {}), **({"private": self.private} if self.private else {}), **({"public": self.public, "down": True} if self.public else {})}
 
     def statement(self, r):
         if self.extras and r.random() < 0.12:
@@ -191,7 +192,7 @@ def dev_tables():
 
 
 def train_tables():
-    return [Table("item", item_table("item"), item("item"), "t_item"), Table("pair", pair_table("pair"), keyed("pair", ["a", "b"], "b"), "t_pair"),
+    return [Table("item", item_table("item"), item("item"), "t_item"), Table("pair", pair_table("pair"), keyed("pair", ["a", "b"], "b"), "t_pair", public=["a", "b", "body"]),
             Table("app.event", event_table("app.event"), event("app.event"), "t_event")]
 
 
