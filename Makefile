@@ -15,7 +15,7 @@ Q := $(if $(filter 1,$(V)),,@)
 DEB_BUILD := gcc make pkg-config librdkafka-dev libgit2-dev libjansson-dev libsodium-dev libssl-dev libpq-dev libmicrohttpd-dev \
   libcurl4-openssl-dev libsqlite3-dev libyaml-dev libzstd-dev libical-dev tzdata check git
 DEB_RUN   := postgresql postgresql-client jq curl python3 python3-venv python3-pip
-DEB_TEST  := kcat default-jdk-headless maven golang-go libclang-rt-dev
+DEB_TEST  := kcat default-jdk-headless maven golang-go libclang-rt-dev xz-utils
 
 PKGS      := rdkafka libgit2 jansson libsodium libcrypto libpq libmicrohttpd libcurl sqlite3 yaml-0.1 libzstd libical
 TEST_PKGS := check

@@ -39,7 +39,7 @@ step() {
 step packages make -s deps WITH_TEST=1
 step build make -j"$jobs" all || { echo "$passed passed, $failed failed"; exit 1; }
 # the servers are fetched while the unit tests run
-(for s in kafka gitea postgres mlflow; do tests/services/$s.sh install || exit 1; done) >"$log.services" 2>&1 &
+(for s in kafka gitea postgres mlflow "postgres 14" "postgres 16" "postgres 17"; do read -ra s <<<"$s"; "tests/services/${s[0]}.sh" install "${s[@]:1}" || exit 1; done) >"$log.services" 2>&1 &
 services=$!
 step lint make -s lint
 step check make -j"$jobs" check

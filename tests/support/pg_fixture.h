@@ -1,4 +1,4 @@
-/* A private PostgreSQL for one test program: newest installed version, data in a temporary folder, Unix socket only, wal_level=logical. */
+/* A private PostgreSQL for one test program: the newest installed version or that of the folder SB_PG_BIN, data in a temporary folder, Unix socket only, wal_level=logical. */
 #ifndef SB_TESTS_PG_FIXTURE_H
 #define SB_TESTS_PG_FIXTURE_H
 
