@@ -7,8 +7,8 @@
 #define EPOCH_2000_US INT64_C(946684800000000)
 
 struct pgoutput {
-	struct pgoutput_column column[SB_COLUMNS_MAX];
-	struct sb_cell old[SB_COLUMNS_MAX], cell[SB_COLUMNS_MAX];
+	struct pgoutput_column column[PGOUTPUT_COLUMNS_MAX];
+	struct sb_cell old[PGOUTPUT_COLUMNS_MAX], cell[PGOUTPUT_COLUMNS_MAX];
 };
 
 struct reader {
@@ -92,7 +92,7 @@ static unsigned tuple(struct reader *r, struct sb_cell *cell)
 {
 	unsigned n = (unsigned)number(r, 2);
 
-	if (n > SB_COLUMNS_MAX) {
+	if (n > PGOUTPUT_COLUMNS_MAX) {
 		refuse(r, "has too many columns");
 		return 0;
 	}
@@ -119,7 +119,7 @@ static void relation(struct pgoutput *d, struct reader *r, struct pgoutput_msg *
 	m->identity = letter(r);
 	m->n_columns = (unsigned)number(r, 2);
 	m->column = d->column;
-	if (m->n_columns > SB_COLUMNS_MAX)
+	if (m->n_columns > PGOUTPUT_COLUMNS_MAX)
 		refuse(r, "has too many columns");
 	for (unsigned i = 0; i < m->n_columns && !r->wrong; i++) {
 		d->column[i].key = (number(r, 1) & 1) != 0;

@@ -5,6 +5,8 @@
 
 #include "stagebridge/change.h"
 
+#define PGOUTPUT_COLUMNS_MAX 1600   /* of a table */
+
 struct pgoutput_column {
 	const char *name;
 	bool key;                 /* part of the replica identity */

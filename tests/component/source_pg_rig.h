@@ -120,6 +120,8 @@ static inline void rig_stop(struct rig *g)
 	g->fix.a.lanes = NULL;
 }
 
+static const char *rig_encoding; /* of the next database; NULL: UTF8 */
+
 /* Broker, agent and an empty database; no tables yet. */
 static inline void rig_open(struct rig *g, const char *name)
 {
@@ -127,7 +129,7 @@ static inline void rig_open(struct rig *g, const char *name)
 	const char *topics[1];
 	struct sb_pg *admin;
 	struct sb_db *db = NULL;
-	char text[128];
+	char text[160];
 
 	memset(g, 0, sizeof(*g));
 	sb_log_init("agent", "train", getenv("SB_TEST_LOG") ? SB_DEBUG : SB_ERROR, false);
@@ -145,7 +147,8 @@ static inline void rig_open(struct rig *g, const char *name)
 
 	(void)snprintf(g->db, sizeof(g->db), "src_%s", name);
 	fix_ok(sb_pg_open(&admin, pg_fixture_start(), "test", &err), err);
-	(void)snprintf(text, sizeof(text), "CREATE DATABASE %s", g->db);
+	(void)snprintf(text, sizeof(text), "CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LOCALE '%s'", g->db, rig_encoding ? rig_encoding : "UTF8",
+		rig_encoding ? "C" : "C.UTF-8");
 	fix_ok(sb_pg_exec(admin, text, 0, NULL, NULL, &err), err);
 	sb_pg_close(admin);
 	(void)snprintf(g->conninfo, sizeof(g->conninfo), "%s dbname=%s", pg_fixture_start(), g->db);

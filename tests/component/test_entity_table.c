@@ -711,6 +711,28 @@ START_TEST(test_speed)
 }
 END_TEST
 
+/* A source that renames its columns again and again fills the store's table, in which none is ever dropped: that is one type's trouble. */
+START_TEST(test_too_many_columns_over_time)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_buf batch;
+	int rc = SB_OK;
+
+	sb_buf_init(&batch, (size_t)1024 * 1024);
+	for (unsigned round = 0; round < 2; round++) {
+		sb_buf_reset(&batch);
+		sb_buf_addf(&batch, "{\"type\":\"e\",\"incarnation\":%u,\"columns\":[[\"id\",\"integer\",true]", round + 1);
+		for (unsigned i = 0; i < 1000; i++)
+			sb_buf_addf(&batch, ",[\"c%u_%u\",\"smallint\",false]", round, i);
+		sb_buf_adds(&batch, "]}\n");
+		rc = apply_text(batch.data, START, &err);
+		ck_assert_int_eq(rc, round == 0 ? SB_OK : SB_EDATA);
+	}
+	ck_assert_ptr_nonnull(strstr(err.msg, "columns"));
+	sb_buf_release(&batch);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("entity_table");
@@ -744,6 +766,7 @@ int main(void)
 	tcase_add_test(tc, test_change_key);
 	tcase_add_test(tc, test_view_with_dependents);
 	tcase_add_test(tc, test_impossible_shape);
+	tcase_add_test(tc, test_too_many_columns_over_time);
 	tcase_add_test(tc, test_rollback);
 	tcase_add_test(tc, test_several_batches_in_one_transaction);
 	tcase_add_test(tc, test_ensure);

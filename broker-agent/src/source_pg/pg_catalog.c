@@ -63,6 +63,17 @@ static bool in_list(const struct sb_strings *list, const char *s)
 	return false;
 }
 
+bool pgsrc_name_ok(const char *name)
+{
+	size_t n = strlen(name);
+
+	for (size_t i = 0; i < n; i++) {
+		if ((unsigned char)name[i] < 0x20 || name[i] == 0x7f)
+			return false;
+	}
+	return n <= 255 && sb_utf8_ok(name, n);
+}
+
 static int refuse(struct pgsrc_table *t, const char *fmt, ...) SB_PRINTF(2, 3);
 static int refuse(struct pgsrc_table *t, const char *fmt, ...)
 {
@@ -195,6 +206,8 @@ static int take_column(struct columns *c, int i, struct pgsrc_table *t, struct s
 		sb_cleanup(sb_freep) char *table = spelled(t);
 		refuse(t, "column \"%s\" cannot be read: GRANT SELECT ON %s TO \"%s\"", name, table ? table : "?", sb_pg_get(c->res, i, 8));
 	}
+	if (!pgsrc_name_ok(name) || !pgsrc_name_ok(sb_pg_get(c->res, i, 2))) /* not shown: it would spoil whatever shows it */
+		refuse(t, "the name or type of its column number %d has control characters or is not UTF-8: ALTER TABLE ... RENAME COLUMN", i + 1);
 	return add_column(c, i, key, &t->column[t->n_columns++], err);
 }
 
@@ -301,8 +314,6 @@ static int read_columns(struct sb_pg *pg, const struct agent_table *conf, const 
 	if (r < 0)
 		return r;
 	int n = sb_pg_rows(res);
-	if (n > SB_COLUMNS_MAX)
-		return refuse(t, "has more than %d columns", SB_COLUMNS_MAX);
 	c.res = res;
 	for (int i = 0; i < n; i++) {
 		c.has_primary = c.has_primary || is_true(res, i, 5);
@@ -323,6 +334,8 @@ static int read_columns(struct sb_pg *pg, const struct agent_table *conf, const 
 		check_private(&c, t);
 	if (r == 0 && t->n_columns == 0)
 		refuse(t, "has no column that may leave the stage");
+	if (r == 0 && t->n_columns > SB_COLUMNS_MAX)
+		refuse(t, "has %u columns that may leave the stage, %d fit into a copy of it: declare some of them private", t->n_columns, SB_COLUMNS_MAX);
 	return r;
 }
 

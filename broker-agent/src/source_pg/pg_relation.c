@@ -199,6 +199,12 @@ static const char *unusable(const struct pgsrc_relation *rel, const struct pgout
 
 	if (rel->n_key == 0)
 		return "rows carry no key";
+	if (rel->shape.n_columns > SB_COLUMNS_MAX)
+		return "more columns than a record can have";
+	for (unsigned i = 0; i < rel->shape.n_columns; i++) {
+		if (!pgsrc_name_ok(rel->shape.column[i].name) || !pgsrc_name_ok(rel->shape.column[i].type))
+			return "the name of a column or its type has control characters or is not UTF-8";
+	}
 	for (unsigned i = 0; rel->identity != 'f' && i < m->n_columns; i++) {
 		if (m->column[i].key && !may_leave(rel->type, m->column[i].name))
 			return "a column that may not leave the stage is part of the key";

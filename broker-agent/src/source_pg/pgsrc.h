@@ -68,6 +68,8 @@ void pgsrc_table_release(struct pgsrc_table *t);
 int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, const struct pgsrc_known *known, struct pgsrc_table *ret, struct sb_error *err) SB_MUSTCHECK;
 /** Server-wide demands: version, wal_level. ret_timeout_ms: wal_sender_timeout, 0 none. */
 int pgsrc_server_check(struct sb_pg *pg, int64_t *ret_timeout_ms, struct sb_error *err) SB_MUSTCHECK;
+/** A name of a column or of a type that a record can carry: UTF-8 (a database without an encoding may hold others), no control characters. */
+bool pgsrc_name_ok(const char *name);
 /** "schema"."name", appended. */
 void pgsrc_table_sql(struct sb_buf *out, const struct pgsrc_table *t);
 bool pgsrc_is_withheld(const struct pgsrc_table *t, const char *column);

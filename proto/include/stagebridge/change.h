@@ -13,7 +13,7 @@
 #include "stagebridge/error.h"
 #include "stagebridge/text.h"
 
-#define SB_COLUMNS_MAX 1600
+#define SB_COLUMNS_MAX 1592   /* a table of PostgreSQL has 1,600 at most; a receiver keeps eight beside the source's */
 #define SB_BATCH_CONTENT_TYPE "application/vnd.stagebridge.rows.v1"
 
 struct sb_column {

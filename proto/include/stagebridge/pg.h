@@ -10,7 +10,7 @@
 struct sb_pg;
 struct sb_pg_result;
 
-/** conninfo: libpq's; a password comes from a passfile in it, never from argv. Sets UTF8, ISO dates, UTC, iso_8601 intervals, extra_float_digits 3,
+/** conninfo: libpq's; a password comes from a passfile in it, never from argv. Sets UTF8 (bytes as they are where the database has SQL_ASCII), ISO dates, UTC, iso_8601 intervals, extra_float_digits 3,
  * keepalives, search_path = pg_catalog. Errors: SB_EDB (retriable), SB_EAUTH. */
 int sb_pg_open(struct sb_pg **ret, const char *conninfo, const char *application_name, struct sb_error *err) SB_MUSTCHECK;
 void sb_pg_close(struct sb_pg *pg);   /* NULL is fine */
@@ -19,7 +19,7 @@ int sb_pg_version(const struct sb_pg *pg); /* 150020 */
 
 /**
  * One statement with n text parameters (NULL = SQL NULL). ret may be NULL when the rows do not matter.
- * err->state is the SQLSTATE. Codes: SB_EDATA for class 22, 23 and 54000 (the data is at fault), SB_ECONFLICT for 40001 40P01 55P03,
+ * err->state is the SQLSTATE. Codes: SB_EDATA for class 22, 23 and 54 (the data is at fault), SB_ECONFLICT for 40001 40P01 55P03,
  * SB_EAUTH 42501, SB_ENOTFOUND 42P01 42704 3D000, SB_EDB otherwise. The message holds the server's primary message only: DETAIL may hold row values;
  * of class 22 also what it quotes is left out.
  */

@@ -455,8 +455,8 @@ int entity_evolve(struct sb_entity_tables *t, struct entity_type *type, const st
 	entity_type_unload(type); /* what is cached is the state before, in part */
 	if (rc == SB_OK)
 		return entity_savepoint_keep(t, err);
-	/* classes 42 and 0A, but for missing rights: this shape cannot be a table here, ever */
-	bool refused = (strncmp(why.state, "42", 2) == 0 || strncmp(why.state, "0A", 2) == 0) && rc != SB_EAUTH;
+	/* classes 42, 0A and 54 (too many columns), but for missing rights: this shape cannot be a table here, ever */
+	bool refused = (strncmp(why.state, "42", 2) == 0 || strncmp(why.state, "0A", 2) == 0 || strncmp(why.state, "54", 2) == 0) && rc != SB_EAUTH;
 	if (sb_pg_ok(t->pg) && entity_savepoint_undo(t, err) != SB_OK)
 		return err ? (int)err->code : SB_EDB;
 	if (refused)

@@ -16,13 +16,13 @@ static int code_of(const char *state)
 {
 	static const struct { const char *state; int code; } table[] = {
 		{ "40001", SB_ECONFLICT }, { "40P01", SB_ECONFLICT }, { "55P03", SB_ECONFLICT }, { "42501", SB_EAUTH },
-		{ "42P01", SB_ENOTFOUND }, { "42704", SB_ENOTFOUND }, { "3D000", SB_ENOTFOUND }, { "54000", SB_EDATA },
+		{ "42P01", SB_ENOTFOUND }, { "42704", SB_ENOTFOUND }, { "3D000", SB_ENOTFOUND },
 	};
 
 	for (size_t i = 0; i < SB_COUNT(table); i++)
 		if (strcmp(table[i].state, state) == 0)
 			return table[i].code;
-	if (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0)
+	if (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0 || strncmp(state, "54", 2) == 0)
 		return SB_EDATA;
 	return strncmp(state, "28", 2) == 0 ? SB_EAUTH : SB_EDB;
 }
@@ -125,7 +125,9 @@ int sb_pg_connect(PGconn **ret, const char *conninfo, const char *application_na
 	PQconninfoFree(option);
 	if (!conn)
 		return sb_fail_nomem(err);
-	if (PQstatus(conn) != CONNECTION_OK) {
+	/* a server that does not know what its bytes mean refuses those that are not UTF-8, and with them the whole stream: whoever reads looks at each value */
+	const char *encoding = PQparameterStatus(conn, "server_encoding");
+	if (PQstatus(conn) != CONNECTION_OK || (encoding && strcmp(encoding, "SQL_ASCII") == 0 && PQsetClientEncoding(conn, encoding) != 0)) {
 		int rc = connect_failed(conn, err);
 		PQfinish(conn);
 		return rc;
