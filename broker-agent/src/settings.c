@@ -69,6 +69,7 @@ static const char *const new_choices[] = { "withhold", "send", NULL };
 static const struct sb_setting table_table[] = {
 	{ .key = "table", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AT(agent_table, table), .help = "The table as schema.table." },
 	{ .key = "type", .type = SB_SET_TYPE, .flags = SB_SET_REQUIRED, AT(agent_table, type), .help = "The entity type that it becomes." },
+	{ .key = "where", .type = SB_SET_STRING, AT(agent_table, where), .help = "Row filter, an SQL condition over the key columns: other rows never leave." },
 	{ .key = "key", .type = SB_SET_STRINGS, AT(agent_table, key), .max = 32, .help = "Key columns, where the table has no primary key." },
 	{ .key = "private", .type = SB_SET_STRINGS, AT(agent_table, private_columns), .max = 1600, .help = "Columns that never leave the stage." },
 	{ .key = "internal", .type = SB_SET_STRINGS, AT(agent_table, internal), .max = 1600,

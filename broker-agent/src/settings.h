@@ -7,6 +7,7 @@
 struct agent_table {          /* one table that becomes one entity type */
 	char *table;              /* "schema.table" as PostgreSQL spells it */
 	char *type;               /* entity type */
+	char *where;              /* row filter: an SQL condition; empty: all rows */
 	struct sb_strings key;    /* declared key where the table has none */
 	/* which column may go where; a column is in one of the four at most (columns.h) */
 	struct sb_strings private_columns; /* never leave the stage */

@@ -55,6 +55,7 @@ static inline void landing_take(struct landing *l, const struct sb_keyring *keyr
 	struct sb_apply_stats stats;
 	struct sb_meta meta;
 	uint64_t lsn = 0;
+	bool news;
 
 	fix_ok(sb_record_verify(&ir->rec, keyring, DEVKEYS_TENANT, "hub", sb_wall_ms(), &meta, &err), err);
 	fix_ok(sb_pg_begin(l->pg, &err), err);
@@ -64,6 +65,8 @@ static inline void landing_take(struct landing *l, const struct sb_keyring *keyr
 		json_t *value = json_loadb(ir->rec.value, ir->rec.value_len, 0, NULL);
 		const char *type = json_string_value(json_object_get(value, "type"));
 		ck_assert_ptr_nonnull(type);
+		if (meta.event == SB_EV_ENTITY_DESCRIBED)
+			fix_ok(sb_entity_describe(l->tables, value, &news, &err), err);
 		if (meta.event == SB_EV_SNAPSHOT_BEGUN)
 			fix_ok(sb_entity_snapshot_begun(l->tables, type, &err), err);
 		if (meta.event == SB_EV_SNAPSHOT_ENDED) {

@@ -25,6 +25,7 @@ void pgsrc_table_release(struct pgsrc_table *t)
 	columns_free(t->column, t->n_columns);
 	columns_free(t->withheld, t->n_withheld);
 	pgsrc_leaves_release(t);
+	free(t->filter);
 	free(t->schema);
 	free(t->name);
 	*t = (struct pgsrc_table){ .oid = 0 };
@@ -357,6 +358,8 @@ int pgsrc_table_read(struct sb_pg *pg, const struct agent_table *conf, const str
 		r = read_columns(pg, conf, known, &t, err);
 	if (r == 0 && t.kind == 'p' && !t.refusal[0])
 		r = pgsrc_leaves_read(pg, &t, err);
+	if (r == 0 && t.oid)
+		r = pgsrc_filter_check(pg, conf, &t, err);
 	if (r < 0) {
 		pgsrc_table_release(&t);
 		return r;

@@ -16,8 +16,8 @@ char *pgsrc_shape_text(const struct pgsrc_table *t)
 			return NULL;
 	}
 	json_auto_t *leaves = pgsrc_leaves_json(t);
-	json_auto_t *shape = json_pack("{s:I, s:i, s:O, s:O, s:s}", "oid", (json_int_t)t->oid, "natts", t->natts, "columns", columns, "leaves", leaves,
-		"down", t->down_digest);
+	json_auto_t *shape = json_pack("{s:I, s:i, s:O, s:O, s:s, s:s}", "oid", (json_int_t)t->oid, "natts", t->natts, "columns", columns, "leaves", leaves,
+		"down", t->down_digest, "filter", t->filter ? t->filter : "");
 	return shape ? json_dumps(shape, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 }
 
@@ -45,6 +45,7 @@ const char *pgsrc_shape_demands(const char *old_text, const struct pgsrc_table *
 {
 	json_auto_t *old = json_loads(old_text, JSON_REJECT_DUPLICATES, NULL);
 	const json_t *columns = json_object_get(old, "columns");
+	const char *filter = json_string_value(json_object_get(old, "filter"));
 
 	if (!json_is_array(columns))
 		return "its shape is not known";
@@ -53,6 +54,8 @@ const char *pgsrc_shape_demands(const char *old_text, const struct pgsrc_table *
 	const char *down = json_string_value(json_object_get(old, "down"));
 	if (now->down_digest[0] && (!down || strcmp(down, now->down_digest) != 0))
 		return "what may go to earlier stages was declared anew";
+	if (strcmp(filter ? filter : "", now->filter ? now->filter : "") != 0)
+		return "the row filter was changed";
 	for (unsigned i = 0; i < now->n_columns; i++) {
 		const struct pgsrc_column *c = &now->column[i];
 		const json_t *was = column_of(columns, c->attnum);

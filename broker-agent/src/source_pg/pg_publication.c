@@ -34,20 +34,20 @@ static const struct pgsrc_column *listed(const struct pgsrc_table *t, int attnum
 }
 
 /* ADD TABLE's operand: ONLY, because children of plain inheritance are tables of their own */
-static void add_operand(const struct pgsrc *s, struct sb_buf *sql, const struct pgsrc_table *t)
+static void add_operand(const struct pgsrc *s, struct sb_buf *sql, const struct pgsrc_table *t, const char *where)
 {
 	sb_buf_adds(sql, t->kind == 'r' ? "ONLY " : "");
 	pgsrc_table_sql(sql, t);
-	if (!wants_list(s, t))
-		return;
-	for (int n = 0, attnum = 1; attnum <= t->natts; attnum++) {
+	for (int n = 0, attnum = 1; wants_list(s, t) && attnum <= t->natts; attnum++) {
 		const struct pgsrc_column *c = listed(t, attnum);
 		if (!c)
 			continue;
 		sb_buf_adds(sql, n++ ? ", " : " (");
 		sb_pg_ident(sql, c->name);
 	}
-	sb_buf_addc(sql, ')');
+	sb_buf_adds(sql, wants_list(s, t) ? ")" : "");
+	if (where && *where)
+		sb_buf_addf(sql, " WHERE (%s)", where);
 }
 
 static int alter(struct pgsrc *s, struct sb_buf *sql, struct sb_error *err)
@@ -151,8 +151,9 @@ static int drop_harmful(struct pgsrc *s, const struct pgsrc_table *t, struct sb_
 }
 
 /* Out and in again, or in, as one transaction. */
-static int put(struct pgsrc *s, const struct pgsrc_table *t, bool drop, struct sb_buf *sql, struct sb_error *err)
+static int put(struct pgsrc *s, const struct pgsrc_type *type, bool drop, struct sb_buf *sql, struct sb_error *err)
 {
+	const struct pgsrc_table *t = &type->table;
 	int r = sb_pg_begin(s->pg, err);
 
 	if (r == 0 && drop) {
@@ -162,7 +163,7 @@ static int put(struct pgsrc *s, const struct pgsrc_table *t, bool drop, struct s
 	}
 	if (r == 0) {
 		begin_alter(s, sql, "ADD TABLE ");
-		add_operand(s, sql, t);
+		add_operand(s, sql, t, type->conf->where);
 		r = alter(s, sql, err);
 	}
 	if (r == 0)
@@ -170,6 +171,21 @@ static int put(struct pgsrc *s, const struct pgsrc_table *t, bool drop, struct s
 	if (r < 0)
 		sb_pg_rollback(s->pg);
 	return r;
+}
+
+/* The server spells a filter in its own way, so the texts cannot be compared: the settings' is put once a session, and when there is one too many or too few. */
+static bool filter_stands(const struct pgsrc_type *type)
+{
+	bool wanted = type->conf->where && type->conf->where[0];
+
+	return wanted == (type->table.filter != NULL) && (type->filter_put || !wanted);
+}
+
+static int filter_now(struct pgsrc *s, struct pgsrc_type *type, struct sb_error *err)
+{
+	free(type->table.filter);
+	type->filter_put = true;
+	return pgsrc_filter_read(s->pg, s->set->publication, &type->table, &type->table.filter, err);
 }
 
 static int one_table(struct pgsrc *s, struct pgsrc_type *type, bool all, struct sb_buf *sql, struct sb_error *err)
@@ -187,26 +203,39 @@ static int one_table(struct pgsrc *s, struct pgsrc_type *type, bool all, struct 
 	wanted_columns(s, t, &wanted);
 	int r = published(s, t, &already, err);
 	if (r == 0)
+		r = pgsrc_filter_read(s->pg, s->set->publication, t, &t->filter, err);
+	if (r == 0)
 		r = listed_columns(s, t, sql, err);
 	if (r == 0)
 		r = sb_buf_check(&wanted, "column list", err);
 	if (r < 0)
 		return r;
-	bool named = strcmp(sql->data, "-") != 0;
-	t->listed = named && *wanted.data && strcmp(sql->data, wanted.data) == 0;
-	if (already && (!named || strcmp(sql->data, wanted.data) == 0))
+	bool named = strcmp(sql->data, "-") != 0, columns_fit = already && (!named || strcmp(sql->data, wanted.data) == 0);
+	t->listed = named && *wanted.data && columns_fit;
+	bool filtered = type->conf->where && type->conf->where[0];
+	if (columns_fit && filter_stands(type))
 		return 0;
-	r = put(s, t, named, sql, &why);
+	if (all && filtered) {
+		(void)snprintf(t->refusal, sizeof(t->refusal), "the publication is for all tables, it takes no row filter: name another publication");
+		return 0;
+	}
+	r = put(s, type, named, sql, &why);
 	if (r == 0) {
 		t->listed = *wanted.data != '\0';
 		sb_log(SB_INFO, "table_published", "source=%s table=%s.%s", s->set->name, t->schema, t->name);
-		return 0;
+		return filter_now(s, type, err);
 	}
 	if (!sb_pg_ok(s->pg)) {
 		*err = why;
 		return r;
 	}
-	if (already && !*wanted.data)
+	/* made by its owner, who alone may change it: then it is taken for what the settings ask for */
+	type->filter_put = filtered && t->filter && why.code == SB_EAUTH;
+	if (columns_fit && type->filter_put)
+		return 0;
+	if (!filter_stands(type))
+		(void)snprintf(t->refusal, sizeof(t->refusal), "the publication has another row filter (%.100s); its owner may mend it: %.250s", why.msg, sql->data);
+	else if (already && !*wanted.data)
 		(void)snprintf(t->refusal, sizeof(t->refusal), "the publication lists other columns (%.100s); its owner may mend it: %.250s", why.msg, sql->data);
 	else if (!already)
 		(void)snprintf(t->refusal, sizeof(t->refusal), "could not be published (%.120s); its owner may do so by: %.250s", why.msg, sql->data);

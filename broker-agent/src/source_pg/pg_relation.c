@@ -40,13 +40,51 @@ void pgsrc_relations_release(struct pgsrc *s)
 	s->type_name = NULL;
 }
 
-struct pgsrc_relation *pgsrc_relation_find(struct pgsrc *s, uint32_t oid)
+static struct pgsrc_relation *find_any(struct pgsrc *s, uint32_t oid)
 {
 	for (size_t i = 0; i < s->n_relations; i++) {
 		if (s->relation[i].oid == oid)
 			return &s->relation[i];
 	}
 	return NULL;
+}
+
+struct pgsrc_relation *pgsrc_relation_find(struct pgsrc *s, uint32_t oid)
+{
+	struct pgsrc_relation *rel = find_any(s, oid);
+
+	return rel && rel->type ? rel : NULL;
+}
+
+/* A relation that no type has, or no more: its rows are not ours. It is remembered, because the server describes it once a session only. */
+static int disown(struct pgsrc *s, struct pgsrc_relation *rel, struct sb_error *err)
+{
+	struct pgsrc_type *type = rel->type;
+	int r = 0;
+
+	if (type && type->batch && type->batch_oid == rel->oid)
+		r = pgsrc_batch_close(s, type, pgsrc_here(s), err);
+	relation_clear(rel);
+	rel->type = NULL;
+	return r;
+}
+
+int pgsrc_relation_disown(struct pgsrc *s, uint32_t oid, struct sb_error *err)
+{
+	struct pgsrc_relation *rel = find_any(s, oid);
+
+	return rel ? disown(s, rel, err) : 0;
+}
+
+int pgsrc_relations_check(struct pgsrc *s, struct sb_error *err)
+{
+	for (size_t i = 0; i < s->n_types; i++) {
+		const struct pgsrc_type *t = &s->type[i];
+		const struct pgsrc_relation *rel = t->active && t->table.oid ? find_any(s, t->table.oid) : NULL;
+		if (rel && !rel->type)
+			return sb_fail(err, SB_EAGAIN, "table \"%s\" is another one than before: the server must describe it again", t->conf->table);
+	}
+	return 0;
 }
 
 /* By number, which outlives a renaming; by name, for a table that was dropped and made again. */
@@ -225,6 +263,8 @@ static int judge(struct pgsrc *s, struct pgsrc_relation *rel, const struct pgout
 
 	if (why && !type->unusable) {
 		r = pgsrc_catalog_poll(s, err); /* it may know more by now */
+		if (r < 0 || !rel->type)
+			return r;
 		why = unusable(rel, m);
 	}
 	rel->usable = why == NULL;
@@ -240,16 +280,18 @@ static int judge(struct pgsrc *s, struct pgsrc_relation *rel, const struct pgout
 
 int pgsrc_relation_skips(struct pgsrc *s, struct pgsrc_relation *rel, struct sb_error *err)
 {
-	rel->type->unusable = true;
-	rel->type->unusable_lsn = UINT64_MAX; /* until the poll knows where the server is */
+	struct pgsrc_type *type = rel->type;
+
+	type->unusable = true;
+	type->unusable_lsn = UINT64_MAX; /* until the poll knows where the server is */
 	int r = pgsrc_catalog_poll(s, err);
-	rel->type->unusable_lsn = s->server_lsn;
+	type->unusable_lsn = s->server_lsn;
 	return r;
 }
 
 static int slot_for(struct pgsrc *s, uint32_t oid, struct pgsrc_relation **ret, struct sb_error *err)
 {
-	*ret = pgsrc_relation_find(s, oid);
+	*ret = find_any(s, oid);
 	if (*ret)
 		return 0;
 	struct pgsrc_relation *more = realloc(s->relation, (s->n_relations + 1) * sizeof(*more));
@@ -266,11 +308,11 @@ int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_
 	struct pgsrc_type *type = find_type(s, m);
 	struct pgsrc_relation *rel = NULL;
 
-	if (!type)
-		return 0; /* in the publication, but not in our settings */
 	bool known = pgsrc_relation_find(s, m->oid) != NULL;
-	unsigned withheld = type->table.n_withheld;
+	unsigned withheld = type ? type->table.n_withheld : 0;
 	int r = slot_for(s, m->oid, &rel, err);
+	if (r == 0 && !type) /* in the publication, but not in our settings */
+		return disown(s, rel, err);
 	/* rows that were batched under the old shape go first */
 	if (r == 0 && type->batch && type->batch_oid == m->oid)
 		r = pgsrc_batch_close(s, type, pgsrc_here(s), err);
@@ -279,6 +321,8 @@ int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_
 		r = pgsrc_table_look(s, type, err);
 	if (r < 0)
 		return r;
+	if (find_type(s, m) != type) /* another table has its name by now */
+		return disown(s, rel, err);
 	relation_clear(rel);
 	rel->type = type;
 	rel->identity = m->identity;

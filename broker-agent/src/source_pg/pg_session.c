@@ -42,9 +42,12 @@ static int read_table(struct pgsrc *s, struct pgsrc_type *type, struct sb_error 
 	pgsrc_down_judge(type->down, &now);
 	if (now.down_refusal[0] && strcmp(now.down_refusal, type->table.down_refusal) != 0)
 		sb_log(SB_ERROR, "copy_refused", "source=%s type=%s reason=%s", s->set->name, type->conf->type, now.down_refusal);
+	uint32_t was = type->table.oid;
 	pgsrc_table_release(&type->table);
 	type->table = now;
-	return pgsrc_known_keep(s->db, s->set->name, type->conf, &type->table, &type->known, err);
+	if (was && was != now.oid)
+		r = pgsrc_relation_disown(s, was, err);
+	return r < 0 ? r : pgsrc_known_keep(s->db, s->set->name, type->conf, &type->table, &type->known, err);
 }
 
 static int read_tables(struct pgsrc *s, struct sb_error *err)
@@ -60,11 +63,15 @@ int pgsrc_table_look(struct pgsrc *s, struct pgsrc_type *type, struct sb_error *
 {
 	char refusal[sizeof(type->table.refusal)];
 	bool listed = type->table.listed;
+	char *filter = SB_TAKE(type->table.filter);
 
 	memcpy(refusal, type->table.refusal, sizeof(refusal));
 	int r = read_table(s, type, err);
 	/* what the publication had to say, and says again at the next look at everything */
 	type->table.listed = listed;
+	if (r == 0)
+		type->table.filter = SB_TAKE(filter);
+	free(filter);
 	if (r == 0 && !type->table.refusal[0])
 		memcpy(type->table.refusal, refusal, sizeof(refusal));
 	return r;
@@ -298,6 +305,8 @@ int pgsrc_catalog_poll(struct pgsrc *s, struct sb_error *err)
 	log_refusals(s);
 	forgive(s);
 	r = pgsrc_state_types(s, &wanted, err);
+	if (r == 0)
+		r = pgsrc_relations_check(s, err);
 	if (r == 0)
 		r = look_at_slot(s, &slot, err);
 	if (r == 0)

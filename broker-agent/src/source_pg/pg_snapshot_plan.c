@@ -74,6 +74,7 @@ int snap_plan_look(struct sb_pg *pg, const struct pgsrc_table *t, const char *pr
 	crypto_hash_sha256_init(&st);
 	hash_text(&st, shape);
 	hash_text(&st, predicate);
+	hash_text(&st, t->filter ? t->filter : "");
 	hash_text(&st, t->down_digest);
 	r = take_leaves(res, ret, &st, err);
 	crypto_hash_sha256_final(&st, digest);
@@ -194,6 +195,8 @@ int snap_plan_sql(struct sb_buf *out, const struct snap_plan *p, const struct pg
 	/* transaction numbers are 32 bits in a row and wrap around: at most 2^31 lie between two that count */
 	if (range->newer)
 		sb_buf_addf(out, " AND ((xmin::text::bigint - %" PRIu32 ") & 4294967295) < 2147483648", (uint32_t)xid);
+	if (t->filter)
+		sb_buf_addf(out, " AND (%s)", t->filter);
 	if (*predicate)
 		sb_buf_addf(out, " AND (%s)", predicate);
 	sb_buf_adds(out, ") TO STDOUT");

@@ -102,6 +102,9 @@ static int open_one(struct snapshot *sp, struct server_now *now, struct sb_error
 		r = pgsrc_known_load(sp->sn->db, sp->sn->set->name, sp->conf->type, &sp->known, err);
 	if (r == 0)
 		r = pgsrc_table_read(sp->pg, sp->conf, &sp->known, &sp->table, err);
+	/* the publication's own text, so that stream and snapshot mean the same rows */
+	if (r == 0 && sp->table.oid)
+		r = pgsrc_filter_read(sp->pg, sp->sn->set->publication, &sp->table, &sp->table.filter, err);
 	if (r == 0)
 		r = pgsrc_down_new(&sp->down, sp->sn->a, sp->conf, SB_STREAM_PUBLIC_SNAPSHOT, err);
 	if (r == 0)

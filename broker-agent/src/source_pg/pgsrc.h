@@ -59,6 +59,7 @@ struct pgsrc_table {
 	int64_t estimate;         /* rows; 0 unknown */
 	char down_refusal[320];   /* why nothing of it goes to earlier stages, though it is to; "": it does, or is not to */
 	char down_digest[33];     /* what decides what goes down; "": nothing does */
+	char *filter;             /* the publication's row filter, as the server spells it; NULL: all rows (set by pgsrc_publication) */
 	char refusal[440];        /* why it cannot be a source, with the SQL that mends it; "": it can */
 };
 struct pgsrc_known { uint32_t oid; json_t *columns; };  /* [[number, name], ...]; NULL: the type was not taken up yet */
@@ -90,6 +91,12 @@ json_t *pgsrc_leaves_json(const struct pgsrc_table *t);
 const char *pgsrc_leaves_demand(const json_t *old, const struct pgsrc_table *now);
 /** Looks into the leaves that are new since old_text (a shape) and could have been filled before they were attached. */
 int pgsrc_leaves_check(struct sb_pg *pg, const char *old_text, struct pgsrc_table *now, struct sb_error *err) SB_MUSTCHECK;
+/* ---- pg_filter.c ---- */
+
+/** Sets the refusal when the configured row filter cannot be published without breaking the application's updates. Reads no row. */
+int pgsrc_filter_check(struct sb_pg *pg, const struct agent_table *conf, struct pgsrc_table *t, struct sb_error *err) SB_MUSTCHECK;
+/** The filter that the publication has for the table; returns new, NULL when it has none. */
+int pgsrc_filter_read(struct sb_pg *pg, const char *publication, const struct pgsrc_table *t, char **ret, struct sb_error *err) SB_MUSTCHECK;
 
 /* ---- pg_known.c: the columns that were there when a type was first taken up ---- */
 
@@ -121,6 +128,7 @@ struct pgsrc_type {               /* one configured table */
 	struct pgsrc_known known;
 	struct pgsrc_down *down;  /* NULL: nothing is to go to earlier stages */
 	bool active;              /* was fine at the last look: its changes are sent */
+	bool filter_put;          /* the publication's row filter is the settings' */
 	bool unusable;            /* the stream's relation is not: a private column cannot be told apart, or no key; rows are skipped */
 	uint64_t unusable_lsn;    /* when the stream is past it, what the catalog says counts again */
 	char stream[SB_TYPE_MAX + 16];
@@ -181,6 +189,10 @@ struct pgsrc {
 
 int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *err) SB_MUSTCHECK;
 struct pgsrc_relation *pgsrc_relation_find(struct pgsrc *s, uint32_t oid);
+/** The table of this number is no longer the one that the settings name: its rows are not ours. */
+int pgsrc_relation_disown(struct pgsrc *s, uint32_t oid, struct sb_error *err) SB_MUSTCHECK;
+/** SB_EAGAIN when a table of ours was disowned earlier in this session: the server would not describe it again. */
+int pgsrc_relations_check(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
 void pgsrc_relations_release(struct pgsrc *s);
 
 /** One message of the stream. May wait for the broker. */
