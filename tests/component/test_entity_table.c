@@ -724,7 +724,10 @@ START_TEST(test_too_many_columns_over_time)
 		sb_buf_addf(&batch, "{\"type\":\"e\",\"incarnation\":%u,\"columns\":[[\"id\",\"integer\",true]", round + 1);
 		for (unsigned i = 0; i < 1000; i++)
 			sb_buf_addf(&batch, ",[\"c%u_%u\",\"smallint\",false]", round, i);
-		sb_buf_adds(&batch, "]}\n");
+		sb_buf_addf(&batch, "]}\ni\t0/10\t%u\t1", round);
+		for (unsigned i = 0; i < 1000; i++)
+			sb_buf_adds(&batch, "\t2");
+		sb_buf_addc(&batch, '\n');
 		rc = apply_text(batch.data, START, &err);
 		ck_assert_int_eq(rc, round == 0 ? SB_OK : SB_EDATA);
 	}
