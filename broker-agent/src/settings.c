@@ -84,6 +84,12 @@ static const struct sb_setting table_table[] = {
 	END,
 };
 
+static const struct sb_setting outbox_table[] = {
+	{ .key = "type", .type = SB_SET_TYPE, AT(agent_pg_source, outbox.type), .help = "The entity type that events of applications become; none: they are not read." },
+	{ .key = "table", .type = SB_SET_STRING, AT(agent_pg_source, outbox.table), .help = "Outbox table as schema.table; none: only messages with the prefix stagebridge.outbox." },
+	END,
+};
+
 static const struct sb_setting postgres_table[] = {
 	{ .key = "name", .type = SB_SET_NAME, .flags = SB_SET_REQUIRED, AT(agent_pg_source, name), .help = "Name of the source in logs and status." },
 	{ .key = "conninfo", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AT(agent_pg_source, conninfo),
@@ -96,6 +102,7 @@ static const struct sb_setting postgres_table[] = {
 	  .help = "Size of the parts in which a table is read; after a crash the parts that are complete are not read again." },
 	{ .key = "tables", .type = SB_SET_LIST, .flags = SB_SET_REQUIRED, AT(agent_pg_source, tables), .min = 1, .max = 500, .sub = table_table,
 	  .item_size = sizeof(struct agent_table), .help = "The tables that become entity types." },
+	{ .key = "outbox", .type = SB_SET_GROUP, .offset = 0, .sub = outbox_table, .help = "Events of applications, see docs/postgres-source.md." },
 	END,
 };
 
@@ -286,10 +293,16 @@ static int check_tables(const struct agent_settings *set, const struct agent_pg_
 {
 	struct agent_table *t = pg->tables.item;
 
+	if (has(pg->outbox.table) && !has(pg->outbox.type))
+		return bad(err, file, "postgres.outbox.table", "has no type beside it", pg->outbox.table);
+	if (has(pg->outbox.table) && !strchr(pg->outbox.table, '.'))
+		return bad(err, file, "postgres.outbox.table", "is not schema.table", pg->outbox.table);
 	for (size_t i = 0; i < pg->tables.count; i++) {
 		const char *dot = strchr(t[i].table, '.');
 		if (!dot || dot == t[i].table || !dot[1])
 			return bad(err, file, "postgres.tables.table", "is not schema.table", t[i].table);
+		if (has(pg->outbox.table) && strcmp(t[i].table, pg->outbox.table) == 0)
+			return bad(err, file, "postgres.outbox.table", "is one of the tables too", t[i].table);
 		for (size_t k = 0; k < i; k++) {
 			if (strcmp(t[i].table, t[k].table) == 0)
 				return bad(err, file, "postgres.tables.table", "is there twice", t[i].table);
@@ -314,6 +327,8 @@ static int each_type(const struct agent_settings *set, int (*fn)(void *user, con
 		const struct agent_table *t = pg[i].tables.item;
 		for (size_t k = 0; r == 0 && k < pg[i].tables.count; k++)
 			r = fn(user, pg[i].name, t[k].type);
+		if (r == 0 && has(pg[i].outbox.type))
+			r = fn(user, pg[i].name, pg[i].outbox.type);
 	}
 	for (size_t i = 0; r == 0 && i < set->directories.count; i++)
 		r = fn(user, dir[i].name, dir[i].type);

@@ -26,6 +26,7 @@ struct agent_pg_source {
 	int64_t snapshot_readers;
 	uint64_t snapshot_range;  /* bytes */
 	struct sb_list tables;    /* struct agent_table */
+	struct { char *type, *table; } outbox; /* events of applications; type empty: none; table empty: messages alone */
 };
 
 struct row_pin { char *name, *type; };   /* a column and its type, see column_type.h */

@@ -192,7 +192,7 @@ int pgsrc_describe_look(struct pgsrc *s, uint64_t before, bool *ret_wanted, stru
 	for (size_t i = 0; i < s->n_types; i++) {
 		struct pgsrc_type *t = &s->type[i];
 		json_t *now = NULL;
-		if (!t->active) {
+		if (!t->active || t->events) {
 			forget(t);
 			continue;
 		}

@@ -264,7 +264,7 @@ int pgsrc_publication(struct pgsrc *s, bool *ret_made, struct sb_error *err)
 	}
 	*ret_made = !there;
 	for (size_t i = 0; r == 0 && i < s->n_types; i++)
-		r = one_table(s, &s->type[i], all, &sql, err);
+		r = s->type[i].events && !s->outbox.table ? 0 : one_table(s, &s->type[i], all, &sql, err);
 	return r;
 }
 

@@ -35,6 +35,7 @@ void pgsrc_relations_release(struct pgsrc *s)
 	free(s->relation);
 	s->relation = NULL;
 	s->n_relations = 0;
+	relation_clear(&s->event_relation);
 	type_names_clear(s);
 	free(s->type_name);
 	s->type_name = NULL;
@@ -328,6 +329,8 @@ int pgsrc_relation_set(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_
 	rel->identity = m->identity;
 	rel->n_wire = m->n_columns;
 	rel->usable = false;
+	if (type->events)
+		return pgsrc_outbox_relation(s, rel, m, err);
 	r = fill(s, rel, m, err);
 	if (r < 0)
 		return r;

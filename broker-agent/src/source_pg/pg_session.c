@@ -55,7 +55,7 @@ static int read_tables(struct pgsrc *s, struct sb_error *err)
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < s->n_types; i++)
-		r = read_table(s, &s->type[i], err);
+		r = s->type[i].events && !s->outbox.table ? 0 : read_table(s, &s->type[i], err); /* without a table: messages only */
 	return r;
 }
 
@@ -269,7 +269,7 @@ int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
 	if (r == 0)
 		r = open_publisher(s, err);
 	if (r == 0)
-		r = sb_pgrepl_start(s->repl, s->set->slot, s->saved_lsn, s->set->publication, false, err);
+		r = sb_pgrepl_start(s->repl, s->set->slot, s->saved_lsn, s->set->publication, s->events != NULL, err);
 	if (r == 0 && wanted)
 		wake_snapshots(s);
 	return r;

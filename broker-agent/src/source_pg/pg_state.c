@@ -90,7 +90,7 @@ static int new_life(struct pgsrc *s, const struct pgsrc_state *st, const char *r
 	if (r == 0)
 		r = sb_db_run(s->db, NULL, err, "DELETE FROM meta WHERE substr(key, 1, length(?)) = ?", "ss", prefix, prefix);
 	for (size_t i = 0; r == 0 && i < s->n_types; i++) {
-		if (!s->type[i].table.refusal[0])
+		if (!s->type[i].table.refusal[0] && !s->type[i].events)
 			r = want(s, &s->type[i], reason, err);
 	}
 	return r;
@@ -256,6 +256,8 @@ static int types(struct pgsrc *s, bool *ret_wanted, struct sb_error *err)
 	for (size_t i = 0; r == 0 && i < s->n_types; i++) {
 		if (s->type[i].table.refusal[0] || s->type[i].unusable)
 			s->type[i].active = false;
+		else if (s->type[i].events)
+			s->type[i].active = true;
 		else
 			r = check_type(s, &s->type[i], ret_wanted, err);
 	}

@@ -142,7 +142,7 @@ static void withhold(struct pgsrc *s, struct pgsrc_type *t, const struct pgsrc_r
 
 /* --- changes --- */
 
-static int add(struct pgsrc *s, const struct pgsrc_relation *rel, const struct sb_change *c, struct sb_error *err)
+int pgsrc_add(struct pgsrc *s, const struct pgsrc_relation *rel, const struct sb_change *c, struct sb_error *err)
 {
 	struct pgsrc_type *t = rel->type;
 	struct sb_error why = SB_ERROR_INIT;
@@ -220,6 +220,8 @@ static int row(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *e
 		return sb_fail(err, SB_EPROTO, "a row outside of a transaction");
 	if (s->copied)
 		return 0;
+	if (rel && rel->type->events)
+		return rel->type->active && rel->usable ? pgsrc_outbox_row(s, rel, m, seq, err) : 0;
 	if (rel && rel->type->active && !rel->usable)
 		return pgsrc_relation_skips(s, rel, err);
 	if (!rel || !rel->type->active)
@@ -230,13 +232,13 @@ static int row(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *e
 		.cell = s->cell };
 	if (m->kind == 'D') {
 		delete_cells(s, rel, m);
-		return add(s, rel, &c, err);
+		return pgsrc_add(s, rel, &c, err);
 	}
 	for (unsigned i = 0; i < c.n_cells; i++)
 		s->cell[i] = m->cell[rel->wire[i]];
 	if (m->old_kind)
 		merge_old(s, rel, m, &c);
-	return add(s, rel, &c, err);
+	return pgsrc_add(s, rel, &c, err);
 }
 
 static int truncated(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *err)
@@ -250,8 +252,8 @@ static int truncated(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_er
 	for (unsigned i = 0; r == 0 && i < m->n_relations; i++) {
 		struct pgsrc_relation *rel = pgsrc_relation_find(s, pgoutput_truncated(m, i));
 		const struct sb_change c = { .op = 't', .lsn = s->commit_lsn, .seq = s->seq++ };
-		if (rel && rel->type->active)
-			r = rel->usable ? add(s, rel, &c, err) : pgsrc_relation_skips(s, rel, err);
+		if (rel && rel->type->active && !rel->type->events)
+			r = rel->usable ? pgsrc_add(s, rel, &c, err) : pgsrc_relation_skips(s, rel, err);
 	}
 	return r;
 }
@@ -286,6 +288,7 @@ int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err
 		s->copied = false;
 		s->commit_lsn = m.lsn;
 		s->commit_ms = m.commit_us / 1000;
+		s->begin_us = m.commit_us;
 		s->seq = 1;
 		return 0;
 	case 'C':
@@ -298,11 +301,13 @@ int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err
 		return row(s, &m, err);
 	case 'T':
 		return truncated(s, &m, err);
+	case 'M':
+		return pgsrc_outbox_message(s, &m, err);
 	case 'O':
 		/* by its name on every server version: origin 'none' of newer ones would also drop what an ordinary subscription of the database brings */
 		s->copied = strcmp(m.name, s->origin) == 0;
 		return 0;
 	default:
-		return 0; /* type, message: nothing in them that rows need */
+		return 0; /* type: nothing in them that rows need */
 	}
 }

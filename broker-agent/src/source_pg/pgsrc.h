@@ -91,6 +91,7 @@ json_t *pgsrc_leaves_json(const struct pgsrc_table *t);
 const char *pgsrc_leaves_demand(const json_t *old, const struct pgsrc_table *now);
 /** Looks into the leaves that are new since old_text (a shape) and could have been filled before they were attached. */
 int pgsrc_leaves_check(struct sb_pg *pg, const char *old_text, struct pgsrc_table *now, struct sb_error *err) SB_MUSTCHECK;
+
 /* ---- pg_filter.c ---- */
 
 /** Sets the refusal when the configured row filter cannot be published without breaking the application's updates. Reads no row. */
@@ -128,6 +129,7 @@ struct pgsrc_type {               /* one configured table */
 	struct pgsrc_known known;
 	struct pgsrc_down *down;  /* NULL: nothing is to go to earlier stages */
 	bool active;              /* was fine at the last look: its changes are sent */
+	bool events;              /* the outbox: no snapshot, only INSERTs, columns of our own (pg_outbox.c) */
 	bool filter_put;          /* the publication's row filter is the settings' */
 	bool unusable;            /* the stream's relation is not: a private column cannot be told apart, or no key; rows are skipped */
 	uint64_t unusable_lsn;    /* when the stream is past it, what the catalog says counts again */
@@ -173,6 +175,11 @@ struct pgsrc {
 	uint32_t seq;             /* of the next change; 1 is the first: 0 belongs to snapshot rows */
 	uint64_t done_lsn;        /* end of the last whole transaction */
 	uint64_t received;
+	int64_t begin_us;         /* when the open transaction was committed there */
+	struct pgsrc_type *events; /* the outbox, one of `type`; NULL: none */
+	struct agent_table outbox; /* its settings, as those of a table */
+	struct pgsrc_relation event_relation; /* of its messages */
+	char event_at[40];
 	int64_t commit_ms;        /* when the last transaction was committed there */
 	/* what was told */
 	uint64_t saved_lsn;       /* stored as acknowledged; what the server may forget */
@@ -195,6 +202,8 @@ int pgsrc_relation_disown(struct pgsrc *s, uint32_t oid, struct sb_error *err) S
 int pgsrc_relations_check(struct pgsrc *s, struct sb_error *err) SB_MUSTCHECK;
 void pgsrc_relations_release(struct pgsrc *s);
 
+/** Into the open batch of the relation's type; a change that no record can carry is withheld. */
+int pgsrc_add(struct pgsrc *s, const struct pgsrc_relation *rel, const struct sb_change *c, struct sb_error *err) SB_MUSTCHECK;
 /** One message of the stream. May wait for the broker. */
 int pgsrc_message(struct pgsrc *s, const char *p, size_t n, struct sb_error *err) SB_MUSTCHECK;
 /** Sends the open batch of a type; it covers everything before `to`. */
@@ -219,6 +228,14 @@ struct pgsrc_down_to { struct agent_publisher *pub; int (*wait)(void *user, stru
 struct pgsrc_down_batch { const void *value; size_t n; const struct sb_position *from, *to; };
 /** After a record was sent: sends what of it may go down. */
 int pgsrc_down_batch(struct pgsrc_down *d, const struct pgsrc_down_to *to, enum sb_event event, const struct pgsrc_down_batch *b, struct sb_error *err) SB_MUSTCHECK;
+
+/* ---- pg_outbox.c ---- */
+
+/** Makes the relation of the outbox table: not usable when a column is missing. */
+int pgsrc_outbox_relation(struct pgsrc *s, struct pgsrc_relation *rel, const struct pgoutput_msg *m, struct sb_error *err) SB_MUSTCHECK;
+int pgsrc_outbox_row(struct pgsrc *s, struct pgsrc_relation *rel, const struct pgoutput_msg *m, uint32_t seq, struct sb_error *err) SB_MUSTCHECK;
+/** Any logical message: one with our prefix becomes an event. */
+int pgsrc_outbox_message(struct pgsrc *s, const struct pgoutput_msg *m, struct sb_error *err) SB_MUSTCHECK;
 
 /* ---- pg_publication.c, pg_session.c ---- */
 

@@ -221,7 +221,7 @@ static int open_types(struct pgsrc *s, struct sb_error *err)
 	const struct agent_table *table = s->set->tables.item;
 	int r = 0;
 
-	s->type = calloc(s->set->tables.count + 1, sizeof(*s->type));
+	s->type = calloc(s->set->tables.count + 2, sizeof(*s->type));
 	if (!s->type)
 		return sb_fail_nomem(err);
 	for (; r == 0 && s->n_types < s->set->tables.count; s->n_types++) {
@@ -232,7 +232,13 @@ static int open_types(struct pgsrc *s, struct sb_error *err)
 		if (r == 0)
 			r = pgsrc_down_new(&t->down, s->a, t->conf, SB_STREAM_PUBLIC, err);
 	}
-	return r;
+	if (r < 0 || !s->set->outbox.type || !s->set->outbox.type[0])
+		return r;
+	s->outbox = (struct agent_table){ .type = s->set->outbox.type, .table = s->set->outbox.table && s->set->outbox.table[0] ? s->set->outbox.table : NULL };
+	s->events = &s->type[s->n_types++];
+	s->events->conf = &s->outbox;
+	s->events->active = s->events->events = true;
+	return sb_format(s->events->stream, sizeof(s->events->stream), err, "entity/%s", s->outbox.type);
 }
 
 static void close_all(struct pgsrc *s)
