@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent.h"
+#include "source.h"
 #include "source_dir/dir_infer.h"
 #include "stagebridge/git.h"
 #include "stagebridge/log.h"
@@ -21,6 +22,7 @@ static const char help[] =
 	"       broker-agent [--config FILE] --check-config\n"
 	"       broker-agent [--config FILE] --print-config\n"
 	"       broker-agent [--config FILE] --infer NAME\n"
+	"       broker-agent [--config FILE] --check-sources [-o json]\n"
 	"       broker-agent --print-reference\n"
 	"\n"
 	"  -c, --config FILE    settings in YAML; default " DEFAULT_CONFIG "\n"
@@ -28,6 +30,9 @@ static const char help[] =
 	"      --print-config   show the settings in force, with defaults and SB_* variables applied; secrets as paths\n"
 	"      --infer NAME     read the folder of that name in `directories` and show the columns that its values fit,\n"
 	"                       ready to be pinned in the settings\n"
+	"      --check-sources  look at the databases of the settings, change nothing, and say for each what is missing\n"
+	"                       with the SQL that mends it; exit status 1 when something is\n"
+	"  -o, --output FORM    with --check-sources: text (default) or json\n"
 	"      --print-reference  all settings with type, default, range and meaning, as Markdown\n"
 	"      --version        show the version\n"
 	"  -h, --help           show this\n"
@@ -41,7 +46,7 @@ static const char help[] =
 	"\n"
 	"Logs go to standard error, one line an event. Exit status 78: the configuration is wrong.\n";
 
-enum { MODE_RUN, MODE_CHECK, MODE_PRINT, MODE_INFER };
+enum { MODE_RUN, MODE_CHECK, MODE_PRINT, MODE_INFER, MODE_SOURCES };
 
 static int print_buf(struct sb_buf *b, const char *what)
 {
@@ -116,6 +121,33 @@ static int look(const char *file, int mode, const char *name)
 	return status;
 }
 
+/* --check-sources: reads catalogs only, so it is safe beside a running agent. */
+static int check_sources(const char *file, bool as_json)
+{
+	struct agent_settings set = { .tenant = NULL };
+	struct sb_error err = SB_ERROR_INIT;
+	json_t *sources = NULL;
+	unsigned missing = 0;
+	struct sb_buf out;
+
+	if (agent_settings_load(&set, file, &err) < 0)
+		return complain(&err);
+	int r = agent_pg_check(&set, &sources, &missing, &err);
+	agent_settings_release(&set);
+	if (r < 0)
+		return complain(&err);
+	sb_buf_init(&out, OUTPUT_MAX);
+	if (as_json) {
+		sb_cleanup(sb_freep) char *text = json_dumps(sources, JSON_INDENT(1));
+		sb_buf_addf(&out, "%s\n", text ? text : "[]");
+	} else {
+		agent_pg_check_text(sources, &out);
+	}
+	json_decref(sources);
+	int status = print_buf(&out, "the findings");
+	return status ? status : missing > 0;
+}
+
 static void wait_for_end(void)
 {
 	for (;;) {
@@ -152,12 +184,14 @@ static int run(const char *file)
 
 int main(int argc, char **argv)
 {
-	enum { OPT_CHECK = 256, OPT_PRINT, OPT_REFERENCE, OPT_VERSION, OPT_INFER };
+	enum { OPT_CHECK = 256, OPT_PRINT, OPT_REFERENCE, OPT_VERSION, OPT_INFER, OPT_SOURCES };
 	static const struct option options[] = {
 		{ "config", required_argument, NULL, 'c' },
 		{ "check-config", no_argument, NULL, OPT_CHECK },
 		{ "print-config", no_argument, NULL, OPT_PRINT },
 		{ "infer", required_argument, NULL, OPT_INFER },
+		{ "check-sources", no_argument, NULL, OPT_SOURCES },
+		{ "output", required_argument, NULL, 'o' },
 		{ "print-reference", no_argument, NULL, OPT_REFERENCE },
 		{ "version", no_argument, NULL, OPT_VERSION },
 		{ "help", no_argument, NULL, 'h' },
@@ -165,13 +199,14 @@ int main(int argc, char **argv)
 	};
 	const char *file = DEFAULT_CONFIG, *name = NULL;
 	int mode = MODE_RUN;
+	bool as_json = false;
 	int opt;
 
 	/* git over the network runs in a child of this same program */
 	if (argc > 1 && strcmp(argv[1], "--git-worker") == 0)
 		return sb_git_worker_main();
 	sb_log_init("agent", "", SB_INFO, false);
-	while ((opt = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "c:o:h", options, NULL)) != -1) {
 		switch (opt) {
 		case 'c':
 			file = optarg;
@@ -185,6 +220,16 @@ int main(int argc, char **argv)
 		case OPT_INFER:
 			mode = MODE_INFER;
 			name = optarg;
+			break;
+		case OPT_SOURCES:
+			mode = MODE_SOURCES;
+			break;
+		case 'o':
+			as_json = strcmp(optarg, "json") == 0;
+			if (!as_json && strcmp(optarg, "text") != 0) {
+				(void)fprintf(stderr, "broker-agent: --output is \"%s\", expected text or json\n", optarg);
+				return 1;
+			}
 			break;
 		case OPT_REFERENCE:
 			return print_reference();
@@ -203,5 +248,7 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "broker-agent: unexpected argument \"%s\"\nTry \"broker-agent --help\".\n", argv[optind]);
 		return 1;
 	}
+	if (mode == MODE_SOURCES)
+		return check_sources(file, as_json);
 	return mode == MODE_RUN ? run(file) : look(file, mode, name);
 }

@@ -2,6 +2,8 @@
 #ifndef AGENT_SOURCE_H
 #define AGENT_SOURCE_H
 
+#include <jansson.h>
+
 #include "agent.h"
 
 struct agent_pg_lane { struct agent *agent; const struct agent_pg_source *source; };
@@ -10,6 +12,12 @@ int agent_pg_source_lane(struct sb_lane *lane, void *user, struct sb_error *err)
 int agent_pg_snapshot_lane(struct sb_lane *lane, void *user, struct sb_error *err); /* the same struct; lane "source/<name>/snapshot" */
 int agent_dir_source_lane(struct sb_lane *lane, void *user, struct sb_error *err);  /* struct agent_dir_lane */
 int agent_socket_source_lane(struct sb_lane *lane, void *user, struct sb_error *err); /* struct agent; lane "source/socket", for all types of the socket */
+
+/** The pre-flight of all databases: connects, changes nothing. ret: new, [{source, findings: [{table, what, level ok|warning|missing, text, sql}]}]. A database
+ * that does not answer is a finding. */
+int agent_pg_check(const struct agent_settings *set, json_t **ret, unsigned *ret_missing, struct sb_error *err) SB_MUSTCHECK;
+/** The same for people, a line each. */
+void agent_pg_check_text(const json_t *sources, struct sb_buf *out);
 
 #define AGENT_PUBLISHER_BYTES (8u * 1024 * 1024)   /* in flight; more waits at the source */
 #define AGENT_PUBLISHER_RECORDS 8192
