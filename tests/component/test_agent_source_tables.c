@@ -173,7 +173,7 @@ START_TEST(ddl_while_running)
 
 	begin(&g, &l, "ddl");
 	sql(&g, "CREATE SCHEMA app2; CREATE TABLE app.t (id int PRIMARY KEY, v text); INSERT INTO app.t SELECT i, 'row ' || i FROM generate_series(1, 20) i");
-	rig_table(&g, "app.t", "t");
+	rig_table(&g, "app.t", "t")->new_columns = AGENT_NEW_SEND;
 	rig_start(&g);
 	landed(&g, &l, 1);
 	for (size_t i = 0; i < SB_COUNT(steps); i++) {

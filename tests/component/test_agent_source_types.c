@@ -401,7 +401,7 @@ START_TEST(name_with_control_character)
 
 	rig_open(&g, "tab");
 	sql(&g, "CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY, v text); CREATE TABLE app.u (id int PRIMARY KEY); INSERT INTO app.t VALUES (1, 'a')");
-	rig_table(&g, "app.t", "t");
+	rig_table(&g, "app.t", "t")->new_columns = AGENT_NEW_SEND;
 	rig_table(&g, "app.u", "u");
 	rig_start(&g);
 	ck_assert(pull_until(&g, snapshots_done, 20000));

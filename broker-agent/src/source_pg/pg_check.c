@@ -92,11 +92,12 @@ static int ask(struct check *ck, const char *table, const char *what, const char
 
 static int check_table(struct check *ck, const struct agent_table *conf, struct sb_error *err)
 {
+	const struct pgsrc_known none = { .oid = 0 };
 	struct pgsrc_table t;
 	struct sb_error why = SB_ERROR_INIT;
 	char oid[16];
 
-	if (pgsrc_table_read(ck->pg, conf, &t, &why) < 0)
+	if (pgsrc_table_read(ck->pg, conf, &none, &t, &why) < 0)
 		return add(ck, conf->table, "table", "missing", why.msg, "", err);
 	int r = t.refusal[0] ? add(ck, conf->table, "table", "missing", t.refusal, "", err) : 0;
 	(void)snprintf(oid, sizeof(oid), "%u", t.oid); /* ten digits at most */

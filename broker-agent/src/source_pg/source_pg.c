@@ -234,7 +234,7 @@ static int open_types(struct pgsrc *s, struct sb_error *err)
 	}
 	if (r < 0 || !s->set->outbox.type || !s->set->outbox.type[0])
 		return r;
-	s->outbox = (struct agent_table){ .type = s->set->outbox.type, .table = s->set->outbox.table && s->set->outbox.table[0] ? s->set->outbox.table : NULL };
+	s->outbox = (struct agent_table){ .type = s->set->outbox.type, .new_columns = AGENT_NEW_SEND, .table = s->set->outbox.table && s->set->outbox.table[0] ? s->set->outbox.table : NULL };
 	s->events = &s->type[s->n_types++];
 	s->events->conf = &s->outbox;
 	s->events->active = s->events->events = true;
