@@ -5,7 +5,7 @@ FULL = {
     "warm_rows": 20_000,            # before anything is timed: compilers and caches are warm
     "transaction_rows": 100_000,    # one INSERT
     "hundreds_rows": 50_000,        # in transactions of 100
-    "single_rows": 10_000,          # in transactions of one
+    "single_rows": 50_000,          # in transactions of one
     "latency_s": 120, "peer_latency_s": 60,
     "slow_s": 60, "peer_slow_s": 20,   # one change a second
     "idle_s": 20,
