@@ -21,7 +21,7 @@ struct agent_api {
 
 static const struct sb_http_route *const parts[] = {
 	agent_api_status_routes, agent_api_git_routes, agent_api_promote_routes, agent_api_data_routes, agent_api_entity_routes,
-	agent_api_entity_write_routes,
+	agent_api_entity_write_routes, agent_api_resync_routes,
 };
 
 /* Returns new: all parts in one table. */

@@ -22,8 +22,9 @@ int agent_api_user(struct agent *a, struct sb_http_request *req, char out[96], s
  *  api_entity.c   GET  /v1/entities               types, sources, columns, progress
  *                 POST /v1/sources/{name}/confirm a mass deletion that waits is meant
  *  api_entity_write.c  PUT, DELETE, GET /v1/entities/{type}/{key}; POST, DELETE, GET /v1/entities/{type}   entities of the socket
+ *  api_resync.c   POST /v1/entities/{type}/resync {where, reason}; POST /v1/entities/{type}/resync/cancel
  */
 extern const struct sb_http_route agent_api_status_routes[], agent_api_git_routes[], agent_api_promote_routes[], agent_api_data_routes[],
-	agent_api_entity_routes[], agent_api_entity_write_routes[];   /* each ends with method NULL */
+	agent_api_entity_routes[], agent_api_entity_write_routes[], agent_api_resync_routes[];   /* each ends with method NULL */
 
 #endif

@@ -10,15 +10,19 @@ static int add_type(struct sb_db *db, json_t *list, const char *type, const char
 	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
 	json_t *snapshot;
 
-	int r = sb_db_query(db, &st, err, "SELECT state, reason, rows FROM snapshot WHERE source = ? AND type = ?", "ss", source, type);
+	int r = sb_db_query(db, &st, err, 
+		"SELECT state, reason, rows, predicate, asked, (SELECT count(*) FROM snapshot_range g WHERE g.source = s.source AND g.type = s.type),"
+		" (SELECT count(*) FROM snapshot_range g WHERE g.source = s.source AND g.type = s.type AND g.done) FROM snapshot s WHERE source = ? AND type = ?", "ss",
+		source, type);
 	if (r == 0)
 		r = sb_db_step(st, err);
 	if (r < 0)
 		return r;
 	if (r > 0)
-		snapshot = json_pack("{s:s, s:s, s:I}", "state", sb_db_text(st, 0), "reason", sb_db_text(st, 1), "rows", (json_int_t)sb_db_int(st, 2));
+		snapshot = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I}", "state", sb_db_text(st, 0), "reason", sb_db_text(st, 1), "rows", (json_int_t)sb_db_int(st, 2),
+			"where", sb_db_text(st, 3), "asked", sb_db_text(st, 4), "ranges", (json_int_t)sb_db_int(st, 5), "ranges_done", (json_int_t)sb_db_int(st, 6));
 	else
-		snapshot = json_pack("{s:s, s:s, s:i}", "state", "none", "reason", "", "rows", 0);
+		snapshot = json_pack("{s:s, s:s, s:i, s:s, s:s, s:i, s:i}", "state", "none", "reason", "", "rows", 0, "where", "", "asked", "", "ranges", 0, "ranges_done", 0);
 	json_t *entry = json_pack("{s:s, s:s, s:s, s:s, s:o}", "type", type, "source", source, "kind", kind, "place", place, "snapshot", snapshot);
 	return json_array_append_new(list, entry) < 0 ? sb_fail_nomem(err) : 0;
 }

@@ -85,15 +85,25 @@ static json_t *list_json(const char *list, const char separator[2])
 	return items;
 }
 
+/* Of the snapshot that runs; "" and 0 when none does. */
+static json_t *snapshot_json(const struct agent_snapshot_state *p)
+{
+	bool runs = p->type[0] != '\0';
+
+	return json_pack("{s:s, s:b, s:I, s:I, s:i, s:i, s:i, s:I}", "type", p->type, "partial", (int)p->partial, "rows", (json_int_t)p->rows, "estimate",
+		(json_int_t)p->estimate, "ranges", (int)p->ranges, "ranges_done", (int)p->ranges_done, "percent", (int)p->percent, "eta_s",
+		(json_int_t)(runs ? p->eta_s : -1));
+}
+
 static json_t *source_json(const struct agent_source_state *s, bool for_people)
 {
 	char position[SB_POSITION_LEN + 1] = "";
 
 	if (s->acked_lsn)
 		sb_position_format(position, (struct sb_position){ .lsn = s->acked_lsn });
-	json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:o, s:o}", "name", s->name, "kind", s->kind, "state", s->state, "lag_bytes",
+	json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:o, s:o, s:o, s:o}", "name", s->name, "kind", s->kind, "state", s->state, "lag_bytes",
 		(json_int_t)s->lag_bytes, "lag_ms", (json_int_t)s->lag_ms, "position", position, "slot_state", s->slot_state, "types", list_json(s->types, ","),
-		"down", list_json(s->down, ","), "withheld", list_json(s->withheld, "\n"));
+		"down", list_json(s->down, ","), "withheld", list_json(s->withheld, "\n"), "snapshot", snapshot_json(&s->snapshot));
 	if (j && for_people &&
 	    (json_object_set_new(j, "rows", json_integer((json_int_t)s->rows)) < 0 || json_object_set_new(j, "progress", json_string(s->progress)) < 0)) {
 		json_decref(j);

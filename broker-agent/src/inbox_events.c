@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "inbox.h"
+#include "resync.h"
 #include "stagebridge/clock.h"
 #include "stagebridge/log.h"
 
@@ -221,50 +222,25 @@ static int git_updated(struct agent_inbox *in, const struct sb_meta *meta, json_
 
 /* --- entities, transfers --- */
 
-static int want_snapshot(struct agent_inbox *in, const char *source, const char *type, const char *reason, struct sb_error *err)
-{
-	return sb_db_run(in->db, NULL, err,
-		"INSERT INTO snapshot(source, type, state, reason) VALUES (?, ?, 'wanted', ?)"
-		" ON CONFLICT(source, type) DO UPDATE SET state = 'wanted', reason = excluded.reason, predicate = '', asked = ''", "sss", source, type, reason);
-}
-
+/* A person's order that comes too late, or in vain, is no fault of the record: the hub shows what runs. */
 static int resync_ordered(struct agent_inbox *in, const struct sb_meta *meta, json_t *value, struct sb_error *err)
 {
-	const struct agent_pg_source *pg = in->a->set.postgres.item;
-	const struct agent_dir_source *dir = in->a->set.directories.item;
-	const char *type, *reason;
-	unsigned found = 0;
+	struct agent_resync q = { .predicate = "" };
+	struct sb_error why = SB_ERROR_INIT;
+	int cancel = 0;
 
 	(void)meta;
-	int r = READ(value, err, "{s:s, s:s}", "type", &type, "reason", &reason);
-	for (size_t i = 0; r == 0 && i < in->a->set.postgres.count; i++) {
-		const struct agent_table *t = pg[i].tables.item;
-		for (size_t k = 0; r == 0 && k < pg[i].tables.count; k++) {
-			if (strcmp(t[k].type, type) == 0) {
-				r = want_snapshot(in, pg[i].name, type, reason, err);
-				found++;
-			}
-		}
-	}
-	for (size_t i = 0; r == 0 && i < in->a->set.directories.count; i++) {
-		if (strcmp(dir[i].type, type) == 0) {
-			r = want_snapshot(in, dir[i].name, type, reason, err);
-			found++;
-		}
-	}
-	const struct agent_socket_type *e = in->a->set.entities.item;
-	for (size_t i = 0; r == 0 && i < in->a->set.entities.count; i++) {
-		if (strcmp(e[i].type, type) == 0) {
-			r = want_snapshot(in, AGENT_SOCKET_SOURCE, type, reason, err);
-			found++;
-		}
-	}
+	int r = READ(value, err, "{s:s, s:s, s:s, s:b}", "type", &q.type, "reason", &q.reason, "asked", &q.asked, "cancel", &cancel);
 	if (r < 0)
 		return r;
-	if (found == 0)
-		sb_log(SB_WARN, "resync_unknown_type", "type=%s reason=%s", type, reason);
-	else
-		in->wake |= AGENT_WAKE_SOURCES;
+	r = cancel ? agent_resync_cancel(in->a, in->db, q.type, &why) : agent_resync_want(in->a, in->db, &q, &why);
+	if (r == SB_ENOTFOUND || r == SB_ESTATE || r == SB_ECONFLICT) {
+		sb_log_error(SB_WARN, "resync_in_vain", &why, "type=%s cancel=%d reason=%s", q.type, cancel, q.reason);
+		return 0;
+	}
+	if (r < 0)
+		return sb_fail(err, (enum sb_code)r, "%s", why.msg);
+	in->wake |= AGENT_WAKE_SOURCES;
 	return 0;
 }
 

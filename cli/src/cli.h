@@ -39,7 +39,7 @@ struct cli_command {
 	unsigned min_arguments, max_arguments;
 	int (*run)(struct cli *cli, struct sb_error *err); /* exit status >= 0, or a negative code */
 };
-extern const struct cli_command cli_push, cli_promote, cli_rollback, cli_approve, cli_reject, cli_abort, cli_merge, cli_status, cli_get, cli_why, cli_data, cli_source,
+extern const struct cli_command cli_push, cli_promote, cli_rollback, cli_approve, cli_reject, cli_abort, cli_merge, cli_status, cli_get, cli_why, cli_data, cli_source, cli_resync,
 	cli_keys, cli_provision, cli_policy, cli_stop, cli_resume, cli_hold, cli_release;
 
 /* Talking. path starts with "/"; the tenant's part is added for the hub. *ret is new. */

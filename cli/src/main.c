@@ -10,7 +10,7 @@
 #include "stagebridge/text.h"
 
 static const struct cli_command *const commands[] = { &cli_push, &cli_promote, &cli_rollback, &cli_approve, &cli_reject, &cli_abort, &cli_merge, &cli_status, &cli_get, &cli_why, &cli_policy, &cli_stop, &cli_resume, &cli_hold, &cli_release,
-	&cli_data, &cli_source, &cli_keys, &cli_provision };
+	&cli_data, &cli_source, &cli_resync, &cli_keys, &cli_provision };
 
 static const struct cli_option common[] = {
 	{ "--socket", "PATH", "the stage's agent (SB_SOCKET); used by push, promote, data and status from inside a stage" },

@@ -179,18 +179,45 @@ START_TEST(test_reports_set_rows)
 }
 END_TEST
 
+#define RESYNC(type, reason, asked, cancel) "{\"type\":\"" type "\",\"reason\":\"" reason "\",\"asked\":\"" asked "\",\"cancel\":" cancel "}"
+
+/* What a person asks for never drops what is needed, and only that can be taken back. */
+START_TEST(test_resync_asked_and_cancelled)
+{
+	struct agent_table table = { .table = (char[]){ "app.item" }, .type = (char[]){ "item" } };
+	struct agent_pg_source pg = { .name = (char[]){ "main" }, .tables = { &table, 1 } };
+
+	f.a.set.postgres = (struct sb_list){ .item = &pg, .count = 1 };
+	say(SB_EV_RESYNC_ORDERED, "item", RESYNC("item", "gap", "", "false"));
+	say(SB_EV_RESYNC_ORDERED, "item", RESYNC("item", "rows differ", "ana", "false"));
+	text_is("SELECT state || ' ' || reason || ' ' || asked FROM snapshot", "wanted gap ");
+	say(SB_EV_RESYNC_ORDERED, "item", RESYNC("item", "", "ana", "true"));
+	text_is("SELECT state || ' ' || reason FROM snapshot", "wanted gap");
+	sql("UPDATE snapshot SET state = 'done'");
+	say(SB_EV_RESYNC_ORDERED, "item", RESYNC("item", "rows differ", "ana", "false"));
+	text_is("SELECT state || ' ' || reason || ' ' || asked FROM snapshot", "wanted rows differ ana");
+	say(SB_EV_RESYNC_ORDERED, "item", RESYNC("item", "", "ana", "true"));
+	text_is("SELECT state || ' ' || reason FROM snapshot", "cancelled cancelled");
+	/* what is needed comes before what is being taken back */
+	say(SB_EV_RESYNC_ORDERED, "item", RESYNC("item", "gap", "", "false"));
+	text_is("SELECT state || ' ' || reason || ' ' || asked FROM snapshot", "wanted gap ");
+	ck_assert_int_eq(QUARANTINED, 0);
+	f.a.set.postgres = (struct sb_list){ .count = 0 };
+}
+END_TEST
+
 START_TEST(test_resync_and_credit)
 {
 	struct agent_dir_source dir = { .name = f.dir, .type = (char[]){ "card" } };
 
 	dir.name = (char[]){ "cards" };
 	f.a.set.directories = (struct sb_list){ .item = &dir, .count = 1 };
-	say(SB_EV_RESYNC_ORDERED, "card", "{\"type\":\"card\",\"reason\":\"gap\"}");
+	say(SB_EV_RESYNC_ORDERED, "card", RESYNC("card", "gap", "", "false"));
 	text_is("SELECT source || ' ' || type || ' ' || state || ' ' || reason FROM snapshot", "cards card wanted gap");
 	sql("UPDATE snapshot SET state = 'done'");
-	say(SB_EV_RESYNC_ORDERED, "card", "{\"type\":\"card\",\"reason\":\"again\"}");
+	say(SB_EV_RESYNC_ORDERED, "card", RESYNC("card", "again", "", "false"));
 	text_is("SELECT state || ' ' || reason FROM snapshot", "wanted again");
-	say(SB_EV_RESYNC_ORDERED, "other", "{\"type\":\"other\",\"reason\":\"\"}");
+	say(SB_EV_RESYNC_ORDERED, "other", RESYNC("other", "", "", "false"));
 	ck_assert_int_eq(number("SELECT count(*) FROM snapshot"), 1);
 
 	sql("INSERT INTO transfer_out(id, kind, manifest, window, updated_ms) VALUES ('t1', 'pack', '{}', 4, 1), ('t2', 'pack', '{}', 4, 1)");
@@ -613,6 +640,7 @@ int main(void)
 	tcase_add_test(tc, test_dataset_ordered_and_answered);
 	tcase_add_test(tc, test_reports_set_rows);
 	tcase_add_test(tc, test_resync_and_credit);
+	tcase_add_test(tc, test_resync_asked_and_cancelled);
 	tcase_add_test(tc, test_poison_is_set_aside);
 	tcase_add_test(tc, test_places_in_the_stream);
 	tcase_add_test(tc, test_quarantine_is_bounded);

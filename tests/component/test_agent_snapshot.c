@@ -1,4 +1,5 @@
 /* Snapshots of the postgres source: ranges, readers, breaks in the middle, what makes a snapshot begin anew, what is held back meanwhile. */
+#include "resync.h"
 #include "source_pg_rig.h"
 #include "state.h"
 
@@ -176,6 +177,121 @@ START_TEST(rights_on_columns_only)
 }
 END_TEST
 
+static int want(struct rig *g, const char *predicate, const char *asked, struct sb_error *err)
+{
+	struct sb_db *db = NULL;
+
+	*err = (struct sb_error)SB_ERROR_INIT;
+	fix_ok(agent_state_open(&db, &g->fix.a, err), *err);
+	g->fix.a.set.postgres = (struct sb_list){ .item = &g->source, .count = 1 };
+	int r = agent_resync_want(&g->fix.a, db, &(struct agent_resync){ .type = "item", .reason = "asked", .predicate = predicate, .asked = asked }, err);
+	g->fix.a.set.postgres.count = 0;
+	sb_db_close(db);
+	sb_lanes_wake(g->fix.a.lanes, "source/*");
+	return r;
+}
+
+static int cancel(struct rig *g)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_db *db = NULL;
+
+	fix_ok(agent_state_open(&db, &g->fix.a, &err), err);
+	g->fix.a.set.postgres = (struct sb_list){ .item = &g->source, .count = 1 };
+	int r = agent_resync_cancel(&g->fix.a, db, "item", &err);
+	g->fix.a.set.postgres.count = 0;
+	sb_db_close(db);
+	sb_lanes_wake(g->fix.a.lanes, "source/*");
+	return r;
+}
+
+static bool third_ended(struct rig *g)
+{
+	return g->m.ended >= 3;
+}
+
+static bool fourth_ended(struct rig *g)
+{
+	return g->m.ended >= 4;
+}
+
+/* The rows that match are sent again, nothing else, and nothing is removed; a condition that fails at a row is given up and says why. */
+START_TEST(some_rows)
+{
+	struct rig g;
+	struct sb_error err;
+
+	rig_make(&g, "some");
+	sql(&g, "INSERT INTO app.item SELECT i, 'n' || i, NULL, 'x' FROM generate_series(1, 3000) i");
+	rig_start(&g);
+	ck_assert(pull_until(&g, snapshots_done, 20000));
+	uint64_t before = g.m.changes['s'];
+	ck_assert_int_eq(want(&g, "id % 1000 = 7 AND note IN ('x', ')')", "ana", &err), 0);
+	ck_assert(pull_until(&g, third_ended, 20000));
+	ck_assert_uint_eq(g.m.changes['s'] - before, 3);
+	ck_assert(items_equal(&g));
+	ck_assert_int_eq(want(&g, "1 / (id - 2500) = 0", "ana", &err), 0);
+	ck_assert(pull_until(&g, fourth_ended, 20000));
+	ck_assert(wait_until(stored(&g, "SELECT count(*) FROM snapshot WHERE type = 'item' AND state = 'done' AND reason LIKE 'failed: %'") == 1, 5000));
+	ck_assert(items_equal(&g));
+	rig_free(&g);
+}
+END_TEST
+
+/* What a person asked for ends when it is taken back, and says so; what is needed cannot be taken back. */
+START_TEST(taken_back)
+{
+	struct rig g;
+	struct sb_error err;
+
+	make(&g, "back");
+	rig_start(&g);
+	ck_assert(wait_until(stored(&g, DONE) >= 5, 60000));
+	ck_assert_int_eq(cancel(&g), SB_ESTATE);
+	ck_assert_int_eq(want(&g, "id = 1", "ana", &err), SB_ECONFLICT);
+	ck_assert(pull_until(&g, snapshots_done, 60000));
+	ck_assert(wait_until(stored(&g, "SELECT count(*) FROM snapshot WHERE state = 'done'") == 2, 10000));
+	uint64_t before = g.m.changes['s'];
+	ck_assert_int_eq(want(&g, "", "ana", &err), 0);
+	ck_assert(wait_until(stored(&g, DONE) >= 5, 60000));
+	ck_assert_int_eq(cancel(&g), 0);
+	ck_assert(pull_until(&g, third_ended, 60000));
+	ck_assert_uint_lt(g.m.changes['s'] - before, ROWS);
+	ck_assert(items_equal(&g)); /* nothing was removed */
+	ck_assert(wait_until(stored(&g, "SELECT count(*) FROM snapshot WHERE type = 'item' AND state = 'done'") == 1, 5000));
+	ck_assert_int_eq(cancel(&g), SB_ESTATE);
+	rig_free(&g);
+}
+END_TEST
+
+/* A condition is one condition on the table's own columns, or is refused with what is wrong. */
+START_TEST(conditions)
+{
+	static const struct { const char *text, *says; } bad[] = {
+		{ "id = 1) OR (true", "a bracket is closed" }, { "true) UNION SELECT secret FROM app.item --", "a bracket is closed" },
+		{ "(id = 1", "not closed" }, { "id = 1; DROP TABLE app.item", "one condition" }, { "id = 1 -- )", "comments" }, { "id /* */ = 1", "comments" },
+		{ "name = 'x", "quote is not closed" }, { "name = E'\\') OR (true'", "prefix of a quote" }, { "name = $$x$$", "$-quotes" }, { "id = $1", "parameters" },
+		{ "colour = 'red'", "colour" }, { "id", "boolean" }, { "id = ", "syntax" }, { "id IN (SELECT b FROM app.lot)", "no subquery" }, { "(SELECT count(*) FROM app.lot) > 0", "no subquery" },
+		{ "EXISTS (SELECT FROM app.lot)", "no subquery" }, { "id = 1 AND count(*) > 0", "aggregate" } };
+	static const char *const good[] = { "id = 1", "name = 'it''s; --' AND (id > 3 OR note IS NULL)", "\"id\" IN (1, 2) AND name LIKE '%)%'", "length(name) > 3" };
+	struct rig g;
+	struct sb_error err;
+
+	rig_make(&g, "cond");
+	for (size_t i = 0; i < SB_COUNT(good); i++) {
+		err = (struct sb_error)SB_ERROR_INIT;
+		int r = agent_predicate_check(&g.source, &g.table[0], good[i], &err);
+		ck_assert_msg(r == 0, "%s: %s", good[i], err.msg);
+	}
+	for (size_t i = 0; i < SB_COUNT(bad); i++) {
+		err = (struct sb_error)SB_ERROR_INIT;
+		ck_assert_msg(agent_predicate_check(&g.source, &g.table[0], bad[i].text, &err) == SB_EINVAL, "%s", bad[i].text);
+		ck_assert_msg(strstr(err.msg, bad[i].says) != NULL, "%s: %s", bad[i].text, err.msg);
+	}
+	rig_free(&g);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("agent_snapshot");
@@ -187,6 +303,9 @@ static Suite *suite(void)
 	tcase_add_test(t, ordered_in_the_middle);
 	tcase_add_test(t, holds_nothing_back);
 	tcase_add_test(t, rights_on_columns_only);
+	tcase_add_test(t, some_rows);
+	tcase_add_test(t, taken_back);
+	tcase_add_test(t, conditions);
 	suite_add_tcase(s, t);
 	return s;
 }

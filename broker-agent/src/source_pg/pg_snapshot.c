@@ -51,6 +51,18 @@ static int one_type(struct snapper *sn, const struct agent_table *conf, struct s
 	return r < 0 ? sb_fail_prefix(err, "snapshot of \"%s\"", conf->type) : 0;
 }
 
+/* A condition that fails at a row would fail at every attempt: it is given up, with the reason for whoever asked. */
+static int give_up(struct snapper *sn, const struct agent_table *conf, struct sb_error *why)
+{
+	char reason[400];
+
+	(void)snprintf(reason, sizeof(reason), "failed: %.380s", why->msg);
+	sb_log_error(SB_WARN, "resync_failed", why, "source=%s type=%s", sn->set->name, conf->type);
+	sn->worked = true; /* the next pass tells of its end */
+	return sb_db_run(sn->db, NULL, why, "UPDATE snapshot SET state = 'cancelled', reason = ? WHERE source = ? AND type = ? AND predicate <> ''", "sss", reason,
+		sn->set->name, conf->type);
+}
+
 static int take_type(struct snapper *sn, const struct agent_table *conf, uint64_t incarnation, struct sb_error *err)
 {
 	struct snap_want want;
@@ -60,6 +72,8 @@ static int take_type(struct snapper *sn, const struct agent_table *conf, uint64_
 		r = open_publisher(sn, err);
 	if (r == 0 && want.state[0])
 		r = one_type(sn, conf, &want, incarnation, err);
+	if (r < 0 && *want.predicate && strcmp(want.state, "cancelled") != 0 && (strncmp(err->state, "22", 2) == 0 || strncmp(err->state, "42", 2) == 0))
+		r = give_up(sn, conf, err);
 	free(want.predicate);
 	return r;
 }

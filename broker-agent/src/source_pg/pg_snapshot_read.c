@@ -9,7 +9,7 @@
 #include "stagebridge/metric.h"
 
 #define ROWS_A_TURN 1024u
-#define WANTED_MS 1000
+#define WANTED_MS 200
 
 /* --- batches --- */
 

@@ -27,6 +27,7 @@ int hub_api_why(struct sb_http_request *req, struct sb_http_reply *reply, void *
 int hub_api_policy(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);        /* api_policy.c */
 int hub_api_status_post(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);
 int hub_api_pull_merge(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);    /* api_git.c */
+int hub_api_resync(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);        /* api_resync.c */
 int hub_api_gitea_hook(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);
 int hub_api_health(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);        /* api_ops.c */
 int hub_api_ready(struct sb_http_request *req, struct sb_http_reply *reply, void *user, struct sb_error *err);

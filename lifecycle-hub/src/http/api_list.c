@@ -33,7 +33,9 @@
 	"SELECT f.stage, f.type, f.owner, f.comment, f.source, f.status, f.rows_estimate AS rows, f.bytes_estimate AS bytes, f.changes_applied AS changes, " STAMP("f.last_change_at") " AS last_change_at," \
 	" f.as_of, " STAMP("f.as_of_at") " AS as_of_at, f.as_of_seconds, f.lag_ms, f.lag_bytes, coalesce(f.snapshot_state, 'none') AS snapshot_state, " STAMP("f.snapshot_at") " AS snapshot_at, " STAMP("f.gap_at") " AS gap_at," \
 	" CASE f.history WHEN 'false' THEN '' WHEN 'true' THEN 'for ever' ELSE f.history END AS history, f.violations, " STAMP("f.violation_at") " AS violation_at" \
-	" FROM lifecycle.freshness f JOIN lifecycle.stage s ON s.name = f.stage WHERE ($2 = '' OR f.stage = $2)" ALL_USED " ORDER BY s.place, f.type"
+	" , f.snapshot_rows, f.snapshot_percent, f.snapshot_eta_s, " STAMP("t.resync_at") " AS resync_at," \
+	" t.resync_at IS NOT NULL AND (t.snapshot_state IN ('running', 'broken') OR t.snapshot_at IS NULL OR t.snapshot_at < t.resync_at) AS resync_pending" \
+	" FROM lifecycle.freshness f LEFT JOIN lifecycle.entity_type t ON t.stage = f.stage AND t.type = f.type JOIN lifecycle.stage s ON s.name = f.stage WHERE ($2 = '' OR f.stage = $2)" ALL_USED " ORDER BY s.place, f.type"
 #define DATASETS \
 	"SELECT id, dataset, from_stage, to_stage, requested_by, purpose, state, reason_code, reason, row_count, policy_digest, " STAMP("created_at") " AS created_at, " \
 	STAMP("updated_at") " AS updated_at FROM lifecycle.dataset_request WHERE ($2 = '' OR from_stage = $2 OR to_stage = $2)" ALL_USED " ORDER BY created_at DESC LIMIT $4::integer"

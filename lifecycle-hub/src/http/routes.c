@@ -23,6 +23,7 @@ const struct sb_http_route hub_routes[] = {
 	{ "GET", T "/policy", SB_ROUTE_AUTH, 0, hub_api_policy, "the promotion policy in force, edge by edge, with its windows; query: edge, at" },
 	{ "POST", T "/statuses", SB_ROUTE_AUTH | SB_ROUTE_WRITE, 4096, hub_api_status_post, "report a commit status that a policy may require: origin, commit, context, state, description, url" },
 	{ "GET", T "/entities", SB_ROUTE_AUTH, 0, hub_api_list, "entity types and their freshness; query: stage" },
+	{ "POST", T "/entities/{type}/resync", SB_ROUTE_AUTH | SB_ROUTE_WRITE, 4096, hub_api_resync, "order that a type is sent again, or take that back" },
 	{ "GET", T "/datasets", SB_ROUTE_AUTH, 0, hub_api_list, "requests for datasets and their fate" },
 	{ "GET", T "/pulls", SB_ROUTE_AUTH, 0, hub_api_list, "pull requests; query: origin" },
 	{ "POST", T "/pulls/{origin}/{number}/merge", SB_ROUTE_AUTH | SB_ROUTE_WRITE, 4096, hub_api_pull_merge, "merge a pull request of the bare forge" },

@@ -48,14 +48,8 @@ int intake_resync(struct intake *in, const char *type, const char *reason, bool 
 		3, param, &res, err);
 	if (r < 0 || sb_pg_affected(res) == 0)
 		return r;
-	json_t *body = json_pack("{s:s, s:s}", "type", type, "reason", reason);
-	if (!body)
-		return sb_fail_nomem(err);
-	r = hub_outbox_put(in->w, in->pg, in->stage->name, SB_EV_RESYNC_ORDERED, type, body, err);
-	json_decref(body);
 	in->wake_courier = true;
-	sb_log(SB_WARN, "resync_ordered", "stage=%s type=%s reason=%s", in->stage->name, type, reason);
-	return r;
+	return hub_resync_put(in->w, in->pg, in->stage->name, &(struct hub_resync){ .type = type, .reason = reason, .asked = "" }, err);
 }
 
 /* A hole in the stream: kept on record, the type's owner is asked to send everything again */

@@ -53,14 +53,9 @@ static int subscribe_one(struct relay_link *l, const char *type, bool partial, s
 		l->relay->pg, "INSERT INTO sb.subscription (stage, type) VALUES ($1, $2) ON CONFLICT DO NOTHING", 2, param, &res, err);
 	if (r < 0 || sb_pg_affected(res) == 0 || !partial)
 		return r;
-	json_t *body = json_pack("{s:s, s:s}", "type", type, "reason", "a new subscriber needs everything");
-	if (!body)
-		return sb_fail_nomem(err);
-	r = hub_outbox_put(l->relay->w, l->relay->pg, l->relay->stage->name, SB_EV_RESYNC_ORDERED, type, body, err);
-	json_decref(body);
 	l->wake_courier = true;
-	sb_log(SB_INFO, "resync_ordered", "stage=%s type=%s reason=%s", l->relay->stage->name, type, "new subscriber");
-	return r;
+	return hub_resync_put(l->relay->w, l->relay->pg, l->relay->stage->name,
+		&(struct hub_resync){ .type = type, .reason = "a new subscriber needs everything", .asked = "" }, err);
 }
 
 int relay_subscribe(struct relay_link *l, bool partial, struct sb_error *err)

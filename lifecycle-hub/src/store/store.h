@@ -36,6 +36,9 @@ int hub_attrs_pack(const struct sb_record *rec, struct sb_buf *out, struct sb_er
 int hub_attrs_unpack(struct sb_record *rec, const uint8_t *p, size_t n, struct sb_error *err) SB_MUSTCHECK;
 
 /** One audit row in the hash chain (lifecycle.audit), inside the caller's transaction. Any text may be NULL. */
+struct hub_resync { const char *type, *reason, *asked; bool cancel; }; /* asked: the person; "": the hub itself needs it */
+/** Orders the stage that owns the type to send all of it again. Inside a transaction; wake the courier afterwards. */
+int hub_resync_put(struct hub_world *w, struct sb_pg *pg, const char *stage, const struct hub_resync *q, struct sb_error *err) SB_MUSTCHECK;
 int hub_audit(struct sb_pg *pg, const char *actor, const char *action, const char *object, const char *from_state, const char *to_state, const char *reason, struct sb_error *err) SB_MUSTCHECK;
 
 #endif

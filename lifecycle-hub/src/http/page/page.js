@@ -61,6 +61,7 @@ function worth(e) {
   if (e.status === "STALE") return ["bad", "silent", "the agent of " + e.stage + " has missed three heartbeats: nothing new is known since"];
   if (e.gap_at) return ["bad", "incomplete", "changes are missing; the owner was asked to send everything again"];
   if (e.snapshot_state === "broken") return ["bad", "incomplete", "records of a snapshot are missing; another one is ordered"];
+  if (e.snapshot_percent !== null) return ["busy", "loading " + e.snapshot_percent + "%", e.snapshot_rows.toLocaleString() + " rows sent" + (e.snapshot_eta_s === null ? "" : ", " + e.snapshot_eta_s + " s left")];
   if (e.snapshot_state === "running") return ["busy", "loading", "a snapshot is arriving"];
   if (!e.changes && e.snapshot_state === "none") return ["wait", "nothing yet", "no row has arrived"];
   if (e.as_of_seconds === null || e.as_of_seconds > 60 || e.lag_ms > 60000) return ["wait", "behind", "the view, or the agent, is more than a minute behind the source"];

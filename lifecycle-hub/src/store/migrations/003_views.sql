@@ -57,6 +57,26 @@ COMMENT ON COLUMN lifecycle.source.slot_state IS 'PostgreSQL''s word on the repl
 COMMENT ON COLUMN lifecycle.source.types IS 'The entity types that come from it';
 COMMENT ON COLUMN lifecycle.source.told_at IS 'When the agent said so';
 
+CREATE VIEW lifecycle.snapshot_progress AS
+	SELECT s.name AS stage, e -> 'snapshot' ->> 'type' AS type, e ->> 'name' AS source, (e -> 'snapshot' ->> 'partial')::boolean AS partial,
+		(e -> 'snapshot' ->> 'rows')::bigint AS rows, nullif((e -> 'snapshot' ->> 'estimate')::bigint, 0) AS estimated_rows,
+		(e -> 'snapshot' ->> 'ranges')::integer AS ranges, (e -> 'snapshot' ->> 'ranges_done')::integer AS ranges_done,
+		(e -> 'snapshot' ->> 'percent')::integer AS percent, nullif((e -> 'snapshot' ->> 'eta_s')::bigint, -1) AS eta_s, s.heartbeat_at AS at
+	FROM lifecycle.stage s CROSS JOIN jsonb_array_elements(CASE WHEN jsonb_typeof(s.sources) = 'array' THEN s.sources ELSE '[]' END) e
+	WHERE NOT s.retired AND e -> 'snapshot' ->> 'type' <> '';
+COMMENT ON VIEW lifecycle.snapshot_progress IS 'One row per snapshot that runs in a stage, as its agent''s last heartbeat says';
+COMMENT ON COLUMN lifecycle.snapshot_progress.stage IS 'The stage';
+COMMENT ON COLUMN lifecycle.snapshot_progress.type IS 'The entity type';
+COMMENT ON COLUMN lifecycle.snapshot_progress.source IS 'The agent''s source that it is read from';
+COMMENT ON COLUMN lifecycle.snapshot_progress.partial IS 'Only rows that match a condition are sent again';
+COMMENT ON COLUMN lifecycle.snapshot_progress.rows IS 'Rows sent so far';
+COMMENT ON COLUMN lifecycle.snapshot_progress.estimated_rows IS 'Rows of the table by its catalog; null when nobody knows';
+COMMENT ON COLUMN lifecycle.snapshot_progress.ranges IS 'Parts in which the table is read';
+COMMENT ON COLUMN lifecycle.snapshot_progress.percent IS 'How far it is';
+COMMENT ON COLUMN lifecycle.snapshot_progress.at IS 'When the agent said so';
+COMMENT ON COLUMN lifecycle.snapshot_progress.eta_s IS 'Seconds that are left; null when nobody knows';
+COMMENT ON COLUMN lifecycle.snapshot_progress.ranges_done IS 'Parts of the table whose rows are all on the broker: these are not read again after a break';
+
 -- A count that the server's statistics keep beside the rows costs the intake nothing; of sizes only what pg_class says, because a look at the files would wait for DDL.
 CREATE VIEW lifecycle.freshness AS
 	WITH stream AS (
@@ -75,13 +95,15 @@ CREATE VIEW lifecycle.freshness AS
 		u.live AS rows_estimate, u.bytes::bigint AS bytes_estimate, coalesce(t.rows_applied, 0) AS changes_applied, t.last_change_at,
 		m.as_of, greatest(t.as_of_at, CASE WHEN t.type IS NOT NULL THEN s.as_of_at END) AS as_of_at,
 		extract(epoch FROM now() - greatest(t.as_of_at, CASE WHEN t.type IS NOT NULL THEN s.as_of_at END))::bigint AS as_of_seconds, f.lag_bytes, f.lag_ms,
-		t.snapshot_state, t.snapshot_at, m.gap_at, o.history, coalesce(q.violations, 0) AS violations, q.violation_at, extract(epoch FROM now() - s.heartbeat_at)::bigint AS seconds_since_heartbeat
+		t.snapshot_state, t.snapshot_at, m.gap_at, o.history, coalesce(q.violations, 0) AS violations, q.violation_at,
+		p.rows AS snapshot_rows, p.percent AS snapshot_percent, p.eta_s AS snapshot_eta_s, extract(epoch FROM now() - s.heartbeat_at)::bigint AS seconds_since_heartbeat
 	FROM lifecycle.stage s
 	JOIN lifecycle.entity_owner o ON o.owner = s.name
 	LEFT JOIN lifecycle.entity_type t ON t.stage = s.name AND t.type = o.type
 	LEFT JOIN lifecycle.entity_description d ON d.stage = s.name AND d.type = o.type
 	LEFT JOIN stream m ON m.stage = s.name AND m.stream = 'entity/' || o.type
 	LEFT JOIN storage u ON u.stage = s.name AND u.type = o.type
+	LEFT JOIN lifecycle.snapshot_progress p ON p.stage = s.name AND p.type = o.type
 	LEFT JOIN refused q ON q.type = o.type
 	LEFT JOIN LATERAL (SELECT * FROM lifecycle.source x WHERE x.stage = s.name AND o.type = ANY (x.types) AND x.kind NOT IN ('inbox', 'replica') LIMIT 1) f ON true
 	WHERE NOT s.retired;
@@ -101,8 +123,11 @@ COMMENT ON COLUMN lifecycle.freshness.as_of_at IS 'Time, by the agent, up to whi
 COMMENT ON COLUMN lifecycle.freshness.as_of_seconds IS 'How long ago that was; up to one heartbeat is normal';
 COMMENT ON COLUMN lifecycle.freshness.lag_bytes IS 'How far the agent is behind the source, by its last heartbeat';
 COMMENT ON COLUMN lifecycle.freshness.lag_ms IS 'The same as time';
-COMMENT ON COLUMN lifecycle.freshness.snapshot_state IS 'none, running, broken (records of it are missing, another one is ordered), done; NULL: nothing has arrived yet';
+COMMENT ON COLUMN lifecycle.freshness.snapshot_state IS 'none, running, broken (records of it are missing, another one is ordered), incomplete (it was cancelled), done; NULL: nothing has arrived yet';
 COMMENT ON COLUMN lifecycle.freshness.snapshot_at IS 'When the last snapshot began';
+COMMENT ON COLUMN lifecycle.freshness.snapshot_rows IS 'Rows that the snapshot that runs has sent, by the agent''s last heartbeat; NULL: none runs';
+COMMENT ON COLUMN lifecycle.freshness.snapshot_percent IS 'How far it is; NULL: none runs';
+COMMENT ON COLUMN lifecycle.freshness.snapshot_eta_s IS 'Seconds that are left of it; NULL: nobody knows';
 COMMENT ON COLUMN lifecycle.freshness.gap_at IS 'Set while changes are known to be missing: a resync was ordered and has not ended yet';
 COMMENT ON COLUMN lifecycle.freshness.history IS 'false; true: versions are kept for ever; or how long they are kept';
 COMMENT ON COLUMN lifecycle.freshness.violations IS 'Attempts of other stages to change this type, of the last 90 days: see the view violation';
