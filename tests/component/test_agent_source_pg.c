@@ -535,7 +535,7 @@ START_TEST(described)
 	sql(&g, "ALTER TYPE app.mood RENAME VALUE 'late' TO 'tardy'");
 	rig_start(&g);
 	ck_assert(pull_until(&g, lots_described_equal, 20000));
-	ck_assert_uint_gt(g.m.ended, ended);
+	ck_assert(wait_until(((void)pull(&g), g.m.ended > ended), 10000)); /* its last rows may come before its end */
 	rig_stop(&g);
 	ck_assert_uint_le(told, 40); /* what is no news is not told at every look */
 	rig_free(&g);

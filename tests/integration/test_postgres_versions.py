@@ -10,7 +10,7 @@ from harness import BUILD, ROOT, service
 
 VERSIONS = ["14", "16", "17"]
 PROGRAMS = ["test_pg", "test_pg_replication", "test_entity_table", "test_agent_source_pg", "test_agent_source_types",
-            "test_agent_source_tables", "test_agent_source_outbox", "test_agent_source_check"]
+            "test_agent_source_tables", "test_agent_source_outbox", "test_agent_source_check", "test_agent_source_slot"]
 
 
 class PostgresVersions(unittest.TestCase):
