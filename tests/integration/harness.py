@@ -354,6 +354,10 @@ class Platform:
             body = r.read().decode()
         return body if raw else json.loads(body)
 
+    def agent_metrics(self, stage):
+        done = subprocess.run(["curl", "-sf", "--unix-socket", self.path(stage + ".sock"), "http://agent/metrics"], stdout=subprocess.PIPE, check=True, text=True, timeout=10)
+        return done.stdout
+
     # -- comparing ----------------------------------------------------------------------------------------------------------------
     def rows(self, db, relation, order="1"):
         return self.psql(db, f"COPY (SELECT * FROM {relation} ORDER BY {order}) TO STDOUT")
