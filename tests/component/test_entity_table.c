@@ -255,6 +255,9 @@ START_TEST(test_sweep)
 	apply(padded(SHAPE(ID_NAME) "i\t0/40\t0\t4\td\n", pads[0])); /* after the snapshot's point: not named by it, stays */
 	ck_assert_uint_eq(snapshot_ends(1, 0x30), 2);
 	ck_assert_str_eq(ask(ROWS), "1=a 4=d");
+	/* changes from before the snapshot that come after its end: what became of their rows is in it, even where no other change tells */
+	apply(padded(SHAPE(ID_NAME) "i\t0/20\t0\t9\tlate\nu\t0/20\t1\t1\told\n", pads[0]));
+	ck_assert_str_eq(ask(ROWS), "1=a 4=d");
 	/* a new life of the source: everything that is not named again goes, also what had a higher position */
 	snapshot_begins();
 	apply(SHAPE_INC("2", ID_NAME) "s\t0/8\t0\t4\td2\n");

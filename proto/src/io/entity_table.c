@@ -358,6 +358,26 @@ static int set_snapshot(struct sb_entity_tables *t, struct entity_type *type, bo
 	return rc;
 }
 
+/* What a whole snapshot did not name is gone, also where no change says so: an older change that comes after its end must not bring a row back. */
+static int set_floor(struct sb_entity_tables *t, struct entity_type *type, uint64_t incarnation, uint64_t lsn, struct sb_error *err)
+{
+	const struct entity_version v = { incarnation, lsn, 0 };
+	char inc[24], at[24];
+	const char *param[] = { t->scope, type->name, inc, at };
+
+	if (entity_version_cmp(v, type->truncated) <= 0)
+		return SB_OK;
+	(void)snprintf(inc, sizeof(inc), "%" PRIu64, incarnation); /* both fit */
+	(void)snprintf(at, sizeof(at), "%" PRIu64, lsn);
+	int rc = sb_pg_exec(t->pg,
+		"UPDATE store.entity_type SET (truncated_inc, truncated_lsn, truncated_seq) = ($3::bigint, $4::bigint, 0) WHERE scope = $1 AND type = $2", 4,
+		param, NULL, err);
+
+	if (rc == SB_OK)
+		type->truncated = v;
+	return rc;
+}
+
 int sb_entity_snapshot_begun(struct sb_entity_tables *t, const char *name, struct sb_error *err)
 {
 	struct entity_type *type;
@@ -426,6 +446,8 @@ int sb_entity_snapshot_ended(struct sb_entity_tables *t, const char *name, uint6
 		if (rc == SB_OK)
 			rc = entity_set_partial(t, type, partial, err);
 	}
+	if (rc == SB_OK)
+		rc = set_floor(t, type, incarnation, lsn, err);
 	if (rc == SB_OK)
 		rc = set_snapshot(t, type, false, err);
 	if (rc == SB_OK && ret_swept)
