@@ -272,8 +272,8 @@ END_TEST
 /* What its owner lets go to an earlier stage comes on other streams and lands at the same place; people see what they look at and how fresh it is. */
 START_TEST(test_public_copy)
 {
-	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/90\",\"reason\":\"new\",\"incarnation\":1}";
-	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/90\",\"incarnation\":1,\"lsn\":\"0/90\",\"rows\":1}";
+	static const char begun[] = "{\"type\":\"experiment\",\"snapshot\":\"0/90\",\"reason\":\"new\",\"incarnation\":1,\"partial\":false,\"after_session\":0,\"after_sequence\":0}";
+	static const char ended[] = "{\"type\":\"experiment\",\"snapshot\":\"0/90\",\"incarnation\":1,\"lsn\":\"0/90\",\"rows\":1,\"complete\":true}";
 	struct sb_stream_out public, public_snapshot;
 
 	sb_stream_out_init(&public, DEVKEYS_TENANT, "dev", "public/experiment", 7, true);
