@@ -116,7 +116,8 @@ static int look_at_slot(struct pgsrc *s, struct slot *ret, struct sb_error *err)
 	struct slot slot = { .exists = false };
 
 	int r = sb_pg_exec(s->pg,
-		"SELECT s.confirmed_flush_lsn::text, coalesce(s.wal_status, ''), s.plugin = 'pgoutput' AND s.database = current_database() AND NOT s.temporary,"
+		"SELECT s.confirmed_flush_lsn::text, coalesce(s.wal_status, ''),"
+		" CASE WHEN s.slot_name IS NOT NULL THEN coalesce(s.plugin = 'pgoutput' AND s.database = current_database() AND NOT s.temporary, false) END,"
 		" (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text"
 		" FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1", 1, param, &res, err);
 	if (r == 0 && sb_pg_get(res, 0, 3))
@@ -125,7 +126,7 @@ static int look_at_slot(struct pgsrc *s, struct slot *ret, struct sb_error *err)
 		return r;
 	slot.exists = sb_pg_get(res, 0, 2) != NULL;
 	if (slot.exists && sb_pg_get(res, 0, 2)[0] != 't')
-		return sb_fail(err, SB_ECONFIG, "replication slot \"%s\" belongs to another database or plugin: choose another name", s->set->slot);
+		return sb_fail(err, SB_ECONFIG, "replication slot \"%s\" belongs to another database or plugin: choose another name, or drop it", s->set->slot);
 	slot.ready = slot.exists && sb_pg_get(res, 0, 0) != NULL;
 	if (slot.ready)
 		r = sb_lsn_parse(sb_pg_get(res, 0, 0), &slot.confirmed, err);
@@ -241,6 +242,19 @@ static int find_life(struct pgsrc *s, const struct sb_pgrepl_system *sys, bool p
 	return r;
 }
 
+/* Until the slot is taken somebody may still move it, over changes that nobody has; from then on nobody can. The next session begins a new life. */
+static int start(struct pgsrc *s, struct sb_error *err)
+{
+	struct slot slot = { .exists = false };
+
+	int r = sb_pgrepl_start(s->repl, s->set->slot, s->saved_lsn, s->set->publication, s->events != NULL, err);
+	if (r == 0)
+		r = look_at_slot(s, &slot, err);
+	if (r < 0 || slot.confirmed <= s->saved_lsn)
+		return r;
+	return sb_fail(err, SB_ESTATE, "replication slot \"%s\" was moved by somebody else while the source began: it begins anew", s->set->slot);
+}
+
 int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
 {
 	struct sb_pgrepl_system sys;
@@ -269,7 +283,7 @@ int pgsrc_session_open(struct pgsrc *s, struct sb_error *err)
 	if (r == 0)
 		r = open_publisher(s, err);
 	if (r == 0)
-		r = sb_pgrepl_start(s->repl, s->set->slot, s->saved_lsn, s->set->publication, s->events != NULL, err);
+		r = start(s, err);
 	if (r == 0 && wanted)
 		wake_snapshots(s);
 	return r;
