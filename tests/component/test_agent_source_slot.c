@@ -2,6 +2,55 @@
  * impatient with its readers is content while the broker is away. */
 #include "landing.h"
 #include "source_pg_rig.h"
+#include "stagebridge/db.h"
+
+#define ITEMS(schema) "SELECT string_agg(id || ' ' || name, ', ' ORDER BY id) FROM " schema ".item"
+
+/* The landing holds what the source holds, exactly. */
+static bool same(struct rig *g, struct landing *l)
+{
+	(void)landing_pull(l, g->fix.keys.keyring, g->consumer); /* looked at here */
+	sb_cleanup(sb_freep) char *there = ask(g, ITEMS("app"));
+	sb_cleanup(sb_freep) char *here = landing_ask(l->pg, ITEMS("dev"));
+	return strcmp(there, here) == 0;
+}
+
+/* A source with rows whose first snapshots have arrived. */
+static void begin(struct rig *g, struct landing *l, const char *name)
+{
+	rig_make(g, name);
+	landing_open(l, name);
+	sql(g, "INSERT INTO app.item SELECT i, 'v' FROM generate_series(1, 50) i");
+	rig_start(g);
+	ck_assert(wait_until((landing_pull(l, g->fix.keys.keyring, g->consumer), l->ended == 2), 20000));
+}
+
+static void change(struct rig *g, const char *word)
+{
+	char text[256];
+
+	(void)snprintf(text, sizeof(text), "DELETE FROM app.item WHERE id IN (SELECT id FROM app.item ORDER BY id LIMIT 5); UPDATE app.item SET name = '%s' WHERE id %% 7 = 0;"
+		" INSERT INTO app.item SELECT max(id) + 1, '%s' FROM app.item", word, word);
+	sql(g, text);
+}
+
+static int64_t stored(struct rig *g, const char *query)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_db *db = NULL;
+
+	fix_ok(agent_state_open(&db, &g->fix.a, &err), err);
+	int64_t n = fix_number(db, query);
+	sb_db_close(db);
+	return n;
+}
+
+static bool is_state(struct rig *g, const char *wanted)
+{
+	char state[24];
+
+	return strcmp(logged_state(g, state), wanted) == 0;
+}
 
 static bool slot_near(struct rig *g)
 {
@@ -44,23 +93,147 @@ START_TEST(slot_lost)
 	struct rig g;
 	struct landing l;
 
-	rig_make(&g, "lost");
-	landing_open(&l, "lost");
-	sql(&g, "INSERT INTO app.item SELECT i, 'v' FROM generate_series(1, 50) i");
-	rig_start(&g);
-	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 2), 20000));
+	begin(&g, &l, "lost");
 	rig_stop(&g);
-	sql(&g, "DELETE FROM app.item WHERE id % 2 = 0; UPDATE app.item SET name = 'unseen' WHERE id = 1");
+	change(&g, "unseen");
 	sql(&g, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'");
 	ck_assert(works(&g, "SELECT pg_reload_conf()"));
 	ck_assert(wait_until(lost(&g), 60000));
 	rig_start(&g);
 	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 30000));
-	char *there = ask(&g, "SELECT string_agg(id || name, ' ' ORDER BY id) FROM app.item"), *here = landing_ask(l.pg, "SELECT string_agg(id || name, ' ' ORDER BY id) FROM dev.item");
-	ck_assert_str_eq(there, here);
-	free(there);
-	free(here);
+	ck_assert(same(&g, &l));
 	sql(&g, "ALTER SYSTEM RESET max_slot_wal_keep_size");
+	landing_close(&l);
+	rig_free(&g);
+}
+END_TEST
+
+#define RECREATED "SELECT pg_drop_replication_slot(current_database()); SELECT pg_create_logical_replication_slot(current_database(), 'pgoutput')"
+#define ADVANCED "SELECT pg_replication_slot_advance(current_database(), pg_current_wal_flush_lsn())"
+
+static bool script_works(struct rig *g, const char *text)
+{
+	struct sb_error err = SB_ERROR_INIT;
+
+	return sb_pg_script(g->pg, text, &err) == 0;
+}
+
+/* Somebody lets the slot pass over changes while the agent is away: it is noticed before the stream begins, and nothing is missed. */
+START_TEST(slot_moved)
+{
+	static const char *const how[] = { RECREATED, ADVANCED };
+	struct rig g;
+	struct landing l;
+
+	begin(&g, &l, _i ? "advanced" : "recreated");
+	rig_stop(&g);
+	change(&g, "passed over");
+	ck_assert(wait_until(script_works(&g, how[_i]), 10000)); /* the server may take a moment to see that its client is gone */
+	change(&g, "after it");
+	rig_start(&g);
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 20000));
+	ck_assert(wait_until(same(&g, &l), 10000));
+	ck_assert_int_eq(stored(&g, "SELECT count(*) FROM snapshot WHERE reason = 'the slot was moved by somebody else'"), 2);
+	change(&g, "goes on");
+	ck_assert(wait_until(same(&g, &l), 10000));
+	ck_assert_uint_eq(l.ended, 4);
+	landing_close(&l);
+	rig_free(&g);
+}
+END_TEST
+
+static bool waits_for(struct rig *g, const char *relation)
+{
+	char query[160];
+
+	(void)snprintf(query, sizeof(query), "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '%s'::regclass", relation);
+	sb_cleanup(sb_freep) char *n = ask(g, query);
+	return *n == '1';
+}
+
+/* The same in the moment between the look at the slot and the begin of the stream: there the session is held by a lock. */
+START_TEST(slot_moved_in_between)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct rig g;
+	struct landing l;
+	struct sb_pg *other;
+
+	begin(&g, &l, "between");
+	rig_stop(&g);
+	change(&g, "passed over");
+	fix_ok(sb_pg_open(&other, g.conninfo, "test", &err), err);
+	fix_ok(sb_pg_script(other, "BEGIN; LOCK TABLE pg_catalog.pg_enum IN ACCESS EXCLUSIVE MODE", &err), err);
+	rig_start(&g);
+	ck_assert(wait_until(waits_for(&g, "pg_enum"), 10000));
+	sql(&g, ADVANCED);
+	fix_ok(sb_pg_script(other, "COMMIT", &err), err);
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 20000));
+	ck_assert(wait_until(same(&g, &l), 10000));
+	ck_assert_int_eq(stored(&g, "SELECT count(*) FROM snapshot WHERE reason = 'the slot was moved by somebody else'"), 2);
+	sb_pg_close(other);
+	landing_close(&l);
+	rig_free(&g);
+}
+END_TEST
+
+/* A slot of another kind under our name is nobody's to drop: the source waits, and goes on by itself once it is gone. */
+START_TEST(slot_of_another_kind)
+{
+	struct rig g;
+	struct landing l;
+
+	begin(&g, &l, "kind");
+	rig_stop(&g);
+	ck_assert(wait_until(script_works(&g, "SELECT pg_drop_replication_slot(current_database()); SELECT pg_create_physical_replication_slot(current_database())"), 10000));
+	change(&g, "unseen");
+	rig_start(&g);
+	ck_assert(wait_until(is_state(&g, "down"), 10000));
+	sb_cleanup(sb_freep) char *kind = ask(&g, "SELECT slot_type FROM pg_replication_slots WHERE slot_name = current_database()");
+	ck_assert_str_eq(kind, "physical");
+	ck_assert(works(&g, "SELECT pg_drop_replication_slot(current_database())"));
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 20000));
+	ck_assert(wait_until(same(&g, &l), 10000));
+	landing_close(&l);
+	rig_free(&g);
+}
+END_TEST
+
+static void reader_of(struct rig *g, char out[16])
+{
+	sb_cleanup(sb_freep) char *pid = ask(g, "SELECT active_pid FROM pg_replication_slots WHERE slot_name = current_database()");
+	(void)snprintf(out, 16, "%s", pid);
+}
+
+/* Three times the server's patience without a broker, and more changes than the agent holds: the server keeps its reader, and all of it arrives. */
+START_TEST(broker_away)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct rig g;
+	struct landing l;
+	char before[16], after[16];
+
+	rig_open(&g, "away");
+	landing_open(&l, "away");
+	sql(&g, "CREATE SCHEMA app; CREATE TABLE app.item (id serial PRIMARY KEY, name text)");
+	rig_table(&g, "app.item", "item");
+	sql(&g, "ALTER SYSTEM SET wal_sender_timeout = '3s'");
+	ck_assert(works(&g, "SELECT pg_reload_conf()"));
+	rig_start(&g);
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 1), 20000));
+	reader_of(&g, before);
+	ck_assert_str_ne(before, "");
+	fix_ok(sb_mock_broker_away(g.broker, true, &err), err);
+	int64_t until = sb_mono_ms() + 10000;
+	ck_assert(wait_until((sql(&g, "INSERT INTO app.item (name) SELECT repeat(md5(i::text), 31) FROM generate_series(1, 500) i"), is_state(&g, "paused")), 30000));
+	ck_assert(wait_until((sql(&g, "UPDATE app.item SET name = 'again' WHERE id % 500 = 1"), sb_mono_ms() > until), 30000));
+	reader_of(&g, after);
+	ck_assert_str_eq(before, after);
+	fix_ok(sb_mock_broker_away(g.broker, false, &err), err);
+	ck_assert(wait_until(same(&g, &l), 60000));
+	reader_of(&g, after);
+	ck_assert_str_eq(before, after);
+	sql(&g, "ALTER SYSTEM RESET wal_sender_timeout");
 	landing_close(&l);
 	rig_free(&g);
 }
@@ -74,6 +247,10 @@ static Suite *suite(void)
 	tcase_set_timeout(t, 180);
 	tcase_add_test(t, idle_database_holds_no_log);
 	tcase_add_test(t, slot_lost);
+	tcase_add_loop_test(t, slot_moved, 0, 2);
+	tcase_add_test(t, slot_moved_in_between);
+	tcase_add_test(t, slot_of_another_kind);
+	tcase_add_test(t, broker_away);
 	suite_add_tcase(s, t);
 	return s;
 }

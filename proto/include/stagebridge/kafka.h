@@ -76,6 +76,8 @@ int sb_kafka_ping(const struct sb_kafka_conf *conf, int timeout_ms, struct sb_er
 struct sb_mock_broker;
 int sb_mock_broker_new(struct sb_mock_broker **ret, const char *const *topics, size_t n, struct sb_error *err) SB_MUSTCHECK;
 const char *sb_mock_broker_servers(const struct sb_mock_broker *m);
+/** Away: connections end and new ones are refused; what it holds is there again when it is back. */
+int sb_mock_broker_away(struct sb_mock_broker *m, bool away, struct sb_error *err) SB_MUSTCHECK;
 void sb_mock_broker_free(struct sb_mock_broker *m);
 
 #endif

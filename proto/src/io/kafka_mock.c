@@ -50,6 +50,13 @@ const char *sb_mock_broker_servers(const struct sb_mock_broker *m)
 	return rd_kafka_mock_cluster_bootstraps(m->cluster);
 }
 
+int sb_mock_broker_away(struct sb_mock_broker *m, bool away, struct sb_error *err)
+{
+	rd_kafka_resp_err_t code = away ? rd_kafka_mock_broker_set_down(m->cluster, 1) : rd_kafka_mock_broker_set_up(m->cluster, 1);
+
+	return code ? sb_kafka_fail(err, code, "in-process broker", rd_kafka_err2str(code)) : 0;
+}
+
 void sb_mock_broker_free(struct sb_mock_broker *m)
 {
 	if (!m)
