@@ -121,6 +121,7 @@ static inline void rig_stop(struct rig *g)
 }
 
 static const char *rig_encoding; /* of the next database; NULL: UTF8 */
+static const char *rig_server;   /* conninfo of the next database's server; NULL: the program's own */
 
 /* Broker, agent and an empty database; no tables yet. */
 static inline void rig_open(struct rig *g, const char *name)
@@ -146,12 +147,13 @@ static inline void rig_open(struct rig *g, const char *name)
 	model_init(&g->m);
 
 	(void)snprintf(g->db, sizeof(g->db), "src_%s", name);
-	fix_ok(sb_pg_open(&admin, pg_fixture_start(), "test", &err), err);
+	const char *server = rig_server ? rig_server : pg_fixture_start();
+	fix_ok(sb_pg_open(&admin, server, "test", &err), err);
 	(void)snprintf(text, sizeof(text), "CREATE DATABASE %s TEMPLATE template0 ENCODING '%s' LOCALE '%s'", g->db, rig_encoding ? rig_encoding : "UTF8",
 		rig_encoding ? "C" : "C.UTF-8");
 	fix_ok(sb_pg_exec(admin, text, 0, NULL, NULL, &err), err);
 	sb_pg_close(admin);
-	(void)snprintf(g->conninfo, sizeof(g->conninfo), "%s dbname=%s", pg_fixture_start(), g->db);
+	(void)snprintf(g->conninfo, sizeof(g->conninfo), "%s dbname=%s", server, g->db);
 	fix_ok(sb_pg_open(&g->pg, g->conninfo, "test", &err), err);
 	g->source = (struct agent_pg_source){ .name = sb_strdup("main"), .conninfo = g->conninfo, .slot = g->db, .publication = g->db,
 		.snapshot_readers = 3, .snapshot_range = 65536, .tables = { g->table, 0 } };

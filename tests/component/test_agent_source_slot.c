@@ -1,5 +1,7 @@
-/* The slot and the server's log: an idle database holds nothing back, a slot that the server gave up is noticed and made up for, and a server that is
- * impatient with its readers is content while the broker is away. */
+/* The slot and the server's log: an idle database holds nothing back; a slot that was lost, moved or replaced is noticed and made up for, and so is another
+ * server in the place of the last; a server that is impatient with its readers is content while the broker is away. */
+#include <signal.h>
+
 #include "landing.h"
 #include "source_pg_rig.h"
 #include "stagebridge/db.h"
@@ -239,6 +241,130 @@ START_TEST(broker_away)
 }
 END_TEST
 
+/* --- other servers under the same name --- */
+
+static void reconnect(struct rig *g)
+{
+	struct sb_error err = SB_ERROR_INIT;
+
+	sb_pg_close(SB_TAKE(g->pg));
+	ck_assert_msg(wait_until(sb_pg_open(&g->pg, g->conninfo, "test", &err) == 0, 20000), "%s", err.msg);
+}
+
+static bool has_replayed(struct rig *g, struct sb_pg *standby)
+{
+	char query[128];
+	sb_cleanup(sb_freep) char *end = ask(g, "SELECT pg_current_wal_flush_lsn()");
+
+	(void)snprintf(query, sizeof(query), "SELECT pg_last_wal_replay_lsn() >= '%s'", end);
+	sb_cleanup(sb_freep) char *has = landing_ask(standby, query);
+	return *has == 't';
+}
+
+static void wait_for_standby(struct rig *g, const struct pg_server *standby)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_pg *pg;
+
+	fix_ok(sb_pg_open(&pg, standby->conninfo, "test", &err), err);
+	ck_assert(wait_until(has_replayed(g, pg), 20000));
+	sb_pg_close(pg);
+}
+
+static void promote(const struct pg_server *standby)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_pg *pg;
+
+	fix_ok(sb_pg_open(&pg, standby->conninfo, "test", &err), err);
+	fix_ok(sb_pg_exec(pg, "SELECT pg_promote()", 0, NULL, NULL, &err), err);
+	sb_pg_close(pg);
+}
+
+/* The primary dies with changes that were read from it and that its standby never had. The agent, which runs all the time, finds the promoted one by
+ * itself; what had been read too much is gone afterwards. */
+START_TEST(standby_is_promoted)
+{
+	struct rig g;
+	struct landing l;
+	struct pg_server primary, standby;
+	char both[256];
+
+	pg_server_new(&primary);
+	pg_server_stop(&primary, SIGINT);
+	pg_server_copy(&standby, &primary);
+	pg_server_follow(&standby, &primary);
+	pg_server_start(&primary);
+	pg_server_start(&standby);
+	(void)snprintf(both, sizeof(both), "host=%s,%s user=postgres target_session_attrs=read-write", primary.dir, standby.dir);
+	rig_server = both;
+	begin(&g, &l, "pair");
+	change(&g, "on both");
+	ck_assert(wait_until(same(&g, &l), 10000));
+	int64_t first = stored(&g, "SELECT incarnation FROM source_state");
+	wait_for_standby(&g, &standby);
+	pg_server_stop(&standby, SIGINT);
+	change(&g, "lost with the primary");
+	ck_assert(wait_until(same(&g, &l), 10000));
+	pg_server_stop(&primary, SIGQUIT);
+	pg_server_start(&standby);
+	promote(&standby);
+	reconnect(&g);
+	ck_assert(!same(&g, &l));
+	change(&g, "on the promoted one");
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 60000));
+	ck_assert(wait_until(same(&g, &l), 10000));
+	ck_assert_int_eq(stored(&g, "SELECT incarnation FROM source_state"), first + 1);
+	ck_assert_int_eq(stored(&g, "SELECT count(*) FROM snapshot WHERE reason = 'another timeline'"), 2);
+	change(&g, "goes on");
+	ck_assert(wait_until(same(&g, &l), 10000));
+	landing_close(&l);
+	rig_free(&g);
+	rig_server = NULL;
+	pg_server_free(&primary);
+	pg_server_free(&standby);
+}
+END_TEST
+
+/* Files put back: the same system on the same timeline, with the slot as it was then. */
+START_TEST(files_put_back)
+{
+	struct rig g;
+	struct landing l;
+	struct pg_server server, copy;
+	int64_t first;
+
+	pg_server_new(&server);
+	rig_server = server.conninfo;
+	begin(&g, &l, "back");
+	first = stored(&g, "SELECT incarnation FROM source_state");
+	rig_stop(&g);
+	pg_server_stop(&server, SIGINT);
+	pg_server_copy(&copy, &server);
+	pg_server_start(&server);
+	reconnect(&g);
+	rig_start(&g);
+	change(&g, "never was");
+	ck_assert(wait_until(same(&g, &l), 20000));
+	ck_assert_int_eq(stored(&g, "SELECT incarnation FROM source_state"), first);
+	rig_stop(&g);
+	pg_server_stop(&server, SIGINT);
+	pg_server_start(&copy);
+	(void)snprintf(g.conninfo, sizeof(g.conninfo), "%s dbname=%s", copy.conninfo, g.db);
+	reconnect(&g);
+	ck_assert(!same(&g, &l));
+	rig_start(&g);
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 20000));
+	ck_assert(wait_until(same(&g, &l), 10000));
+	ck_assert_int_eq(stored(&g, "SELECT count(*) FROM snapshot WHERE reason = 'the server is behind what was read from it'"), 2);
+	landing_close(&l);
+	rig_free(&g);
+	rig_server = NULL;
+	pg_server_free(&server);
+	pg_server_free(&copy);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("agent_source_slot");
@@ -251,6 +377,8 @@ static Suite *suite(void)
 	tcase_add_test(t, slot_moved_in_between);
 	tcase_add_test(t, slot_of_another_kind);
 	tcase_add_test(t, broker_away);
+	tcase_add_test(t, standby_is_promoted);
+	tcase_add_test(t, files_put_back);
 	suite_add_tcase(s, t);
 	return s;
 }

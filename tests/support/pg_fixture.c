@@ -20,10 +20,9 @@
 
 #define ARGS_MAX 48
 
-static struct {
-	pid_t owner, server;
-	char dir[64], bin[256], conninfo[256];
-} pg;
+static struct pg_server own; /* the program's */
+static pid_t owner;
+static char bin[256];
 
 static void die(const char *what)
 {
@@ -39,7 +38,7 @@ static void find_bin(void)
 	unsigned long best = 0;
 
 	if (chosen && *chosen) {
-		(void)snprintf(pg.bin, sizeof(pg.bin), "%s", chosen); /* a name that is cut does not start */
+		(void)snprintf(bin, sizeof(bin), "%s", chosen); /* a name that is cut does not start */
 		return;
 	}
 	if (glob("/usr/lib/postgresql/*/bin/postgres", 0, NULL, &g) == 0)
@@ -48,7 +47,7 @@ static void find_bin(void)
 			if (version <= best)
 				continue;
 			best = version;
-			(void)snprintf(pg.bin, sizeof(pg.bin), "/usr/lib/postgresql/%lu/bin", version);
+			(void)snprintf(bin, sizeof(bin), "/usr/lib/postgresql/%lu/bin", version);
 		}
 	globfree(&g);
 	if (!best) {
@@ -63,16 +62,16 @@ static void add_args(const char **argv, size_t *n, const char *const *more)
 		argv[(*n)++] = *more;
 }
 
-/* Starts bin/<program> as the server's user, output to <dir>/<program>.log. */
-static pid_t spawn(const char *program, const char *const *args)
+/* Starts a program of the server's, or cp, as the server's user, output to <dir>/<program>.log. */
+static pid_t spawn(const struct pg_server *s, const char *program, const char *const *args)
 {
 	static const char *const as_postgres[] = { "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=SIGQUIT", NULL };
 	const char *argv[ARGS_MAX] = { NULL };
 	char path[300], log[128];
 	size_t n = 0;
 
-	(void)snprintf(path, sizeof(path), "%s/%s", pg.bin, program);
-	(void)snprintf(log, sizeof(log), "%s/%s.log", pg.dir, program);
+	(void)snprintf(path, sizeof(path), "%s/%s", strcmp(program, "cp") == 0 ? "/bin" : bin, program);
+	(void)snprintf(log, sizeof(log), "%s/%s.log", s->dir, program);
 	if (geteuid() == 0)
 		add_args(argv, &n, as_postgres);
 	argv[n++] = path;
@@ -84,80 +83,115 @@ static pid_t spawn(const char *program, const char *const *args)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGQUIT);
 	int fd = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0 || chdir(pg.dir) != 0)
+	if (fd < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0 || chdir(s->dir) != 0)
 		_exit(126);
 	execvp(argv[0], (char *const *)(uintptr_t)argv);
 	_exit(127);
 }
 
-static void start_server(void)
+void pg_server_start(struct pg_server *s)
 {
 	char data[96], socket_dir[128];
 	struct sb_error err = SB_ERROR_INIT;
 	struct sb_pg *conn = NULL;
 
-	(void)snprintf(data, sizeof(data), "%s/data", pg.dir);
-	(void)snprintf(socket_dir, sizeof(socket_dir), "unix_socket_directories=%s", pg.dir);
+	(void)snprintf(data, sizeof(data), "%s/data", s->dir);
+	(void)snprintf(socket_dir, sizeof(socket_dir), "unix_socket_directories=%s", s->dir);
 	const char *const args[] = { "-D", data, "-c", socket_dir, "-c", "listen_addresses=", "-c", "wal_level=logical", "-c", "fsync=off", "-c",
 		"max_replication_slots=20", "-c", "max_wal_senders=20", "-c", "max_prepared_transactions=0", "-c", "autovacuum=off", NULL };
-	pg.server = spawn("postgres", args);
-	if (!wait_until(sb_pg_open(&conn, pg.conninfo, "fixture", &err) == SB_OK || waitpid(pg.server, NULL, WNOHANG) != 0, 30000) || !conn) {
-		(void)fprintf(stderr, "pg_fixture: %s; see %s/postgres.log\n", err.msg, pg.dir);
+	s->pid = spawn(s, "postgres", args);
+	if (!wait_until(sb_pg_open(&conn, s->conninfo, "fixture", &err) == SB_OK || waitpid(s->pid, NULL, WNOHANG) != 0, 30000) || !conn) {
+		(void)fprintf(stderr, "pg_fixture: %s; see %s/postgres.log\n", err.msg, s->dir);
 		exit(2);
 	}
 	sb_pg_close(conn);
 }
 
-static void stop_server(int signal_number)
+void pg_server_stop(struct pg_server *s, int signal_number)
 {
-	if (pg.server > 0) {
-		kill(pg.server, signal_number);
-		waitpid(pg.server, NULL, 0);
+	if (s->pid > 0) {
+		kill(s->pid, signal_number);
+		waitpid(s->pid, NULL, 0);
 	}
-	pg.server = 0;
+	s->pid = 0;
+}
+
+void pg_server_free(struct pg_server *s)
+{
+	struct sb_error err = SB_ERROR_INIT;
+
+	pg_server_stop(s, SIGQUIT); /* nothing of the data is wanted */
+	if (sb_dir_remove(s->dir, &err) != SB_OK)
+		(void)fprintf(stderr, "pg_fixture: %s\n", err.msg);
+}
+
+static void make_folder(struct pg_server *s)
+{
+	*s = (struct pg_server){ .dir = "/tmp/sb-pg-XXXXXX" };
+	if (!mkdtemp(s->dir))
+		die("mkdtemp");
+	const struct passwd *user = geteuid() == 0 ? getpwnam("postgres") : NULL;
+	if (geteuid() == 0 && (!user || chown(s->dir, user->pw_uid, user->pw_gid) != 0))
+		die("user postgres");
+	(void)snprintf(s->conninfo, sizeof(s->conninfo), "host=%s dbname=postgres user=postgres", s->dir);
+}
+
+static void run(const struct pg_server *s, const char *program, const char *const *args)
+{
+	int status;
+
+	if (waitpid(spawn(s, program, args), &status, 0) < 0 || status != 0) {
+		(void)fprintf(stderr, "pg_fixture: %s failed with status %d\n", program, status);
+		exit(2);
+	}
+}
+
+void pg_server_new(struct pg_server *s)
+{
+	char data[96];
+
+	make_folder(s);
+	(void)snprintf(data, sizeof(data), "%s/data", s->dir);
+	const char *const args[] = { "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", NULL };
+	run(s, "initdb", args);
+	pg_server_start(s);
+}
+
+void pg_server_copy(struct pg_server *s, const struct pg_server *of)
+{
+	char data[96];
+
+	make_folder(s);
+	(void)snprintf(data, sizeof(data), "%s/data", of->dir);
+	const char *const args[] = { "-a", data, s->dir, NULL };
+	run(s, "cp", args);
+}
+
+void pg_server_follow(const struct pg_server *s, const struct pg_server *primary)
+{
+	char path[96], text[160];
+
+	(void)snprintf(path, sizeof(path), "%s/data/standby.signal", s->dir);
+	test_write(path, "", 0644);
+	(void)snprintf(path, sizeof(path), "%s/data/postgresql.auto.conf", s->dir);
+	(void)snprintf(text, sizeof(text), "primary_conninfo = 'host=%s user=postgres'\n", primary->dir);
+	test_write(path, text, 0644);
 }
 
 static void stop(void)
 {
-	struct sb_error err = SB_ERROR_INIT;
-
-	if (getpid() != pg.owner)
-		return;
-	stop_server(SIGQUIT); /* nothing of the data is wanted */
-	if (sb_dir_remove(pg.dir, &err) != SB_OK)
-		(void)fprintf(stderr, "pg_fixture: %s\n", err.msg);
+	if (getpid() == owner)
+		pg_server_free(&own);
 }
 
 const char *pg_fixture_start(void)
 {
-	char data[96];
-	int status;
-
-	if (pg.owner)
-		return pg.conninfo;
+	if (owner)
+		return own.conninfo;
 	find_bin();
-	(void)snprintf(pg.dir, sizeof(pg.dir), "/tmp/sb-pg-XXXXXX");
-	if (!mkdtemp(pg.dir))
-		die("mkdtemp");
-	const struct passwd *user = geteuid() == 0 ? getpwnam("postgres") : NULL;
-	if (geteuid() == 0 && (!user || chown(pg.dir, user->pw_uid, user->pw_gid) != 0))
-		die("user postgres");
-	pg.owner = getpid();
+	owner = getpid();
+	pg_server_new(&own);
 	if (atexit(stop) != 0)
 		die("atexit");
-	(void)snprintf(data, sizeof(data), "%s/data", pg.dir);
-	(void)snprintf(pg.conninfo, sizeof(pg.conninfo), "host=%s dbname=postgres user=postgres", pg.dir);
-	const char *const args[] = { "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", NULL };
-	if (waitpid(spawn("initdb", args), &status, 0) < 0 || status != 0) {
-		(void)fprintf(stderr, "pg_fixture: initdb failed with status %d\n", status);
-		exit(2);
-	}
-	start_server();
-	return pg.conninfo;
-}
-
-void pg_fixture_restart(void)
-{
-	stop_server(SIGINT);
-	start_server();
+	return own.conninfo;
 }
