@@ -129,10 +129,11 @@ class Process:
 
 class Platform:
     """`brokers`: "kafka" (real, one per stage) or "mock" (in process). `forge`: "gitea" or "bare". `apart`: every stage's database is on a server of
-    its own, which can be killed alone; `postgres`: settings of the servers, key=value."""
+    its own, which can be killed alone; `postgres`: settings of the servers, key=value. `databases`: further databases of stages, each a source of the stage's
+    agent and on a server of its own: name -> {"stage": ..., "tables": [...], and what else the source's settings have}."""
 
     def __init__(self, brokers="kafka", forge="bare", stages=None, sources=None, types=None, datasets=None, modes=None, origins=("model",), extra_agent=None,
-                 replicas=(), apart=False, postgres=()):
+                 replicas=(), apart=False, postgres=(), databases=None):
         self.dir = tempfile.mkdtemp(prefix="sb-it-")
         os.chmod(self.dir, 0o755)
         self.kind, self.forge_kind = brokers, forge
@@ -145,6 +146,7 @@ class Platform:
         self.extra_agent = extra_agent or {}  # stage -> dict merged into the agent's settings
         self.replicas = set(replicas)
         self.apart, self.postgres = apart, list(postgres)
+        self.databases = databases or {}
         self.brokers, self.agents, self.hub = {}, {}, None
         self.mock = None
         self.gitea = None
@@ -205,15 +207,18 @@ class Platform:
 
     def _start_postgres(self):
         parallel(*[lambda c=c: service("postgres", "start", c, *self.postgres) for c in self.clusters()])
-        for db in self.stages + ["hub_" + TENANT]:
+        for db in self._all_databases():
             subprocess.run(["psql", "-Xq", service("postgres", "dsn", self.cluster(db)), "-c", f'CREATE DATABASE "{db}"'], check=True)
 
     def cluster(self, db):
         """The folder of the server that has the database."""
-        return self.path("pg-" + db if self.apart and db in self.stages else "pg")
+        return self.path("pg-" + db if db in self.databases or (self.apart and db in self.stages) else "pg")
+
+    def _all_databases(self):
+        return self.stages + list(self.databases) + ["hub_" + TENANT]
 
     def clusters(self):
-        return sorted({self.cluster(db) for db in self.stages + ["hub_" + TENANT]})
+        return sorted({self.cluster(db) for db in self._all_databases()})
 
     def _start_forge(self):
         if self.forge_kind == "gitea":
@@ -238,9 +243,11 @@ class Platform:
             "api": {"socket": self.path(stage + ".sock"), "mode": 666},
             "heartbeat": {"interval": "1s"},
         }
-        if self.sources.get(stage):
-            base["postgres"] = [{"name": "app", "conninfo": self.dsn(stage), "slot": "stagebridge_" + stage, "publication": "stagebridge",
-                                 "tables": [{"new_columns": "send", **t} for t in self.sources[stage]]}]  # tests alter tables
+        sources = [("app", stage, {"tables": self.sources[stage]})] if self.sources.get(stage) else []
+        sources += [(name, name, {k: v for k, v in more.items() if k != "stage"}) for name, more in self.databases.items() if more["stage"] == stage]
+        if sources:
+            base["postgres"] = [{"name": name, "conninfo": self.dsn(db), "slot": "stagebridge_" + db, "publication": "stagebridge", **more,
+                                 "tables": [{"new_columns": "send", **t} for t in more["tables"]]} for name, db, more in sources]  # tests alter tables
         if stage in self.replicas:
             base["replica"] = {"conninfo": self.dsn(stage)}
         if stage != "explore" and self.origins:
