@@ -21,7 +21,7 @@ static const struct cli_column artifact_columns[] = { { "ARTIFACT", "id", CLI_SH
 	{ "AUTHOR", "author", CLI_TEXT }, { "STAGES", "stages", CLI_LIST }, { "TITLE", "title", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column promotion_columns[] = { { "PROMOTION", "id", CLI_TEXT }, { "ORIGIN", "origin", CLI_TEXT }, { "ARTIFACT", "artifact", CLI_SHORT }, { "STAGE", "stage", CLI_TEXT },
 	{ "KIND", "kind", CLI_TEXT }, { "STATE", "state", CLI_TEXT }, { "AGE", "created_at", CLI_AGE }, { "BY", "requested_by", CLI_TEXT }, { "WAITS FOR", "waiting_for", CLI_TEXT }, { NULL, NULL, CLI_TEXT } };
-static const struct cli_column type_columns[] = { { "TYPE", "type", CLI_TEXT }, { "OWNER", "owner", CLI_TEXT }, { "STATUS", "status", CLI_TEXT }, { "ROWS", "rows", CLI_NUMBER }, { "CHANGES", "changes", CLI_NUMBER },
+static const struct cli_column type_columns[] = { { "TYPE", "type", CLI_TEXT }, { "OWNER", "owner", CLI_TEXT }, { "STATUS", "status", CLI_TEXT }, { "SOURCE", "source_state", CLI_TEXT }, { "ROWS", "rows", CLI_NUMBER }, { "CHANGES", "changes", CLI_NUMBER },
 	{ "AS OF", "as_of_at", CLI_AGE }, { "LAG-MS", "lag_ms", CLI_NUMBER }, { "SNAPSHOT", "snapshot_state", CLI_TEXT }, { "GAP", "gap_at", CLI_AGE }, { "HISTORY", "history", CLI_TEXT },
 	{ "REFUSED", "violations", CLI_NUMBER }, { NULL, NULL, CLI_TEXT } };
 static const struct cli_column dataset_columns[] = { { "REQUEST", "id", CLI_TEXT }, { "DATASET", "dataset", CLI_TEXT }, { "FROM", "from_stage", CLI_TEXT }, { "TO", "to_stage", CLI_TEXT },

@@ -153,9 +153,9 @@ START_TEST(test_freshness)
 		"\"as_of\":\"\",\"occupancy\":[],\"lanes_ok\":true,\"disk_free_bytes\":1000}", head[0].source, head[1].source, digest);
 	ck_assert_ptr_nonnull(body);
 	rig_event(&rig, DEV, &beat, SB_EV_HEARTBEAT_SENT, body);
-	rig_await(&rig, "SELECT count(*) FROM lifecycle.freshness WHERE type = 'experiment' AND as_of = '2710.0' AND as_of_at IS NOT NULL AND as_of_seconds < 60 AND source = 'app'"
+	rig_await(&rig, "SELECT count(*) FROM lifecycle.freshness WHERE type = 'experiment' AND as_of = '2710.0' AND as_of_at IS NOT NULL AND as_of_seconds < 60 AND source = 'app' AND source_state = 'streaming'"
 		" AND lag_ms = 20 AND status = 'LIVE' AND history = 'false' AND violations = 0 AND changes_applied = 9", 1);
-	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.freshness WHERE type = 'secret' AND as_of = '1388.0' AND as_of_at IS NULL AND source = 'other' AND lag_ms = 70"
+	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.freshness WHERE type = 'secret' AND as_of = '1388.0' AND as_of_at IS NULL AND source = 'other' AND source_state = 'paused' AND lag_ms = 70"
 		" AND history = '90d'"), 1);
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.stages WHERE stage = 'dev' AND behind AND as_of_at IS NULL"), 1);
 	ck_assert_int_eq(rig_i64(&rig, "SELECT count(*) FROM lifecycle.source WHERE stage = 'dev' AND source = 'other' AND state = 'paused' AND slot_state = 'lost' AND types = '{secret}'"), 1);

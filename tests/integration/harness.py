@@ -130,7 +130,7 @@ class Process:
 class Platform:
     """`brokers`: "kafka" (real, one per stage) or "mock" (in process). `forge`: "gitea" or "bare". `apart`: every stage's database is on a server of
     its own, which can be killed alone; `postgres`: settings of the servers, key=value. `databases`: further databases of stages, each a source of the stage's
-    agent and on a server of its own: name -> {"stage": ..., "tables": [...], and what else the source's settings have}."""
+    agent: name -> {"stage": ..., "tables": [...], and what else the source's settings have}; on a server of its own unless "apart" is False."""
 
     def __init__(self, brokers="kafka", forge="bare", stages=None, sources=None, types=None, datasets=None, modes=None, origins=("model",), extra_agent=None,
                  replicas=(), apart=False, postgres=(), databases=None):
@@ -212,7 +212,8 @@ class Platform:
 
     def cluster(self, db):
         """The folder of the server that has the database."""
-        return self.path("pg-" + db if db in self.databases or (self.apart and db in self.stages) else "pg")
+        apart = self.databases[db].get("apart", True) if db in self.databases else self.apart and db in self.stages
+        return self.path("pg-" + db if apart else "pg")
 
     def _all_databases(self):
         return self.stages + list(self.databases) + ["hub_" + TENANT]
@@ -243,11 +244,12 @@ class Platform:
             "api": {"socket": self.path(stage + ".sock"), "mode": 666},
             "heartbeat": {"interval": "1s"},
         }
-        sources = [("app", stage, {"tables": self.sources[stage]})] if self.sources.get(stage) else []
-        sources += [(name, name, {k: v for k, v in more.items() if k != "stage"}) for name, more in self.databases.items() if more["stage"] == stage]
+        sources = [{"name": "app", "conninfo": self.dsn(stage), "slot": "stagebridge_" + stage, "publication": "stagebridge",
+                    "tables": self.sources[stage]}] if self.sources.get(stage) else []
+        sources += [{"name": name, "conninfo": self.dsn(name), **{k: v for k, v in more.items() if k not in ("stage", "apart")}}
+                    for name, more in self.databases.items() if more["stage"] == stage]
         if sources:
-            base["postgres"] = [{"name": name, "conninfo": self.dsn(db), "slot": "stagebridge_" + db, "publication": "stagebridge", **more,
-                                 "tables": [{"new_columns": "send", **t} for t in more["tables"]]} for name, db, more in sources]  # tests alter tables
+            base["postgres"] = [{**s, "tables": [{"new_columns": "send", **t} for t in s["tables"]]} for s in sources]  # tests alter tables
         if stage in self.replicas:
             base["replica"] = {"conninfo": self.dsn(stage)}
         if stage != "explore" and self.origins:

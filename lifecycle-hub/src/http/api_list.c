@@ -30,7 +30,7 @@
 	" FROM lifecycle.promotion p JOIN lifecycle.artifact a ON a.id = p.artifact WHERE ($1 = '' OR p.origin = $1) AND ($2 = '' OR p.stage = $2)" \
 	" AND ($3 <> 'open' OR p.state NOT IN " ENDED ")" ALL_USED " ORDER BY p.seq DESC LIMIT $4::integer"
 #define ENTITIES \
-	"SELECT f.stage, f.type, f.owner, f.comment, f.source, f.status, f.rows_estimate AS rows, f.bytes_estimate AS bytes, f.changes_applied AS changes, " STAMP("f.last_change_at") " AS last_change_at," \
+	"SELECT f.stage, f.type, f.owner, f.comment, f.source, f.source_state, f.status, f.rows_estimate AS rows, f.bytes_estimate AS bytes, f.changes_applied AS changes, " STAMP("f.last_change_at") " AS last_change_at," \
 	" f.as_of, " STAMP("f.as_of_at") " AS as_of_at, f.as_of_seconds, f.lag_ms, f.lag_bytes, coalesce(f.snapshot_state, 'none') AS snapshot_state, " STAMP("f.snapshot_at") " AS snapshot_at, " STAMP("f.gap_at") " AS gap_at," \
 	" CASE f.history WHEN 'false' THEN '' WHEN 'true' THEN 'for ever' ELSE f.history END AS history, f.violations, " STAMP("f.violation_at") " AS violation_at" \
 	" , f.snapshot_rows, f.snapshot_percent, f.snapshot_eta_s, " STAMP("t.resync_at") " AS resync_at," \

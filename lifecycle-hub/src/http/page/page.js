@@ -59,6 +59,7 @@ const seconds = (s) => (s === null ? "never" : s < 90 ? s + " s ago" : s < 5400 
 function worth(e) {
   if (e.status === "NEVER") return ["wait", "not connected", "the agent of " + e.stage + " has never been heard"];
   if (e.status === "STALE") return ["bad", "silent", "the agent of " + e.stage + " has missed three heartbeats: nothing new is known since"];
+  if (["down", "starting"].includes(e.source_state)) return ["bad", "cut off", "the agent of " + e.stage + " does not reach " + e.source + ": nothing new is known since"];
   if (e.gap_at) return ["bad", "incomplete", "changes are missing; the owner was asked to send everything again"];
   if (e.snapshot_state === "broken") return ["bad", "incomplete", "records of a snapshot are missing; another one is ordered"];
   if (e.snapshot_percent !== null) return ["busy", "loading " + e.snapshot_percent + "%", e.snapshot_rows.toLocaleString() + " rows sent" + (e.snapshot_eta_s === null ? "" : ", " + e.snapshot_eta_s + " s left")];

@@ -91,7 +91,7 @@ CREATE VIEW lifecycle.freshness AS
 			JOIN LATERAL (SELECT DISTINCT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass) d ON true
 			JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'r' AND c.relnamespace = to_regnamespace('store')),
 	refused AS (SELECT type, count(*) AS violations, max(at) AS violation_at FROM lifecycle.quarantine WHERE class = 'not-owned' GROUP BY type)
-	SELECT s.name AS stage, o.type, o.owner, d.described ->> 'comment' AS comment, f.source, lifecycle.stage_status(s.heartbeat_at, s.heartbeat_expires) AS status,
+	SELECT s.name AS stage, o.type, o.owner, d.described ->> 'comment' AS comment, f.source, f.state AS source_state, lifecycle.stage_status(s.heartbeat_at, s.heartbeat_expires) AS status,
 		u.live AS rows_estimate, u.bytes::bigint AS bytes_estimate, coalesce(t.rows_applied, 0) AS changes_applied, t.last_change_at,
 		m.as_of, greatest(t.as_of_at, CASE WHEN t.type IS NOT NULL THEN s.as_of_at END) AS as_of_at,
 		extract(epoch FROM now() - greatest(t.as_of_at, CASE WHEN t.type IS NOT NULL THEN s.as_of_at END))::bigint AS as_of_seconds, f.lag_bytes, f.lag_ms,
@@ -113,6 +113,7 @@ COMMENT ON COLUMN lifecycle.freshness.type IS 'The entity type: its rows are in 
 COMMENT ON COLUMN lifecycle.freshness.owner IS 'The one stage where it may change';
 COMMENT ON COLUMN lifecycle.freshness.comment IS 'The source''s comment on the table';
 COMMENT ON COLUMN lifecycle.freshness.source IS 'The agent''s source that it comes from: see the view source';
+COMMENT ON COLUMN lifecycle.freshness.source_state IS 'What that source is doing, by the last heartbeat: as long as it is down or starting, nobody knows what changed in it';
 COMMENT ON COLUMN lifecycle.freshness.status IS 'Of the stage''s agent: LIVE, STALE (three heartbeats missed) or NEVER (no heartbeat yet)';
 COMMENT ON COLUMN lifecycle.freshness.rows_estimate IS 'Rows by PostgreSQL''s statistics, some seconds old; exact is SELECT count(*)';
 COMMENT ON COLUMN lifecycle.freshness.bytes_estimate IS 'Size on disk with indexes, when PostgreSQL last vacuumed or analyzed the table';
