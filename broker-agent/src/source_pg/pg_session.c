@@ -45,7 +45,10 @@ static int read_table(struct pgsrc *s, struct pgsrc_type *type, struct sb_error 
 	uint32_t was = type->table.oid;
 	pgsrc_table_release(&type->table);
 	type->table = now;
+	/* from here on its rows are skipped: should it be back at the next look, as if nothing had been, a snapshot must bring them */
 	if (was && was != now.oid)
+		r = pgsrc_state_forget_shape(s, type, err);
+	if (r == 0 && was && was != now.oid)
 		r = pgsrc_relation_disown(s, was, err);
 	return r < 0 ? r : pgsrc_known_keep(s->db, s->set->name, type->conf, &type->table, &type->known, err);
 }

@@ -240,7 +240,8 @@ int snap_readers_open(struct snapshot *sp, unsigned n, struct sb_error *err)
 		r = sb_pg_open(&rd->pg, sp->sn->set->conninfo, "stagebridge snapshot", err);
 		/* rows that a policy would hide silently must be an error */
 		if (r == 0)
-			r = sb_pg_script(rd->pg, "SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET standard_conforming_strings = on", err);
+			r = sb_pg_script(rd->pg, "SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET standard_conforming_strings = on;"
+				" SET lock_timeout = '2s'", err); /* who waits for an exclusive lock waits for us too: not for long */
 		if (r == 0)
 			r = sb_batch_new(&rd->batch, err);
 	}

@@ -192,28 +192,26 @@ static int choose_point(struct snapshot *sp, struct sb_error *err)
 	return r;
 }
 
-/* Under a lock that no rewriting passes, from before the point until the readers hold it themselves: places mean the same all the while. */
-static int look_again(struct snapshot *sp, struct sb_error *err)
+/* The ranges of a new snapshot; what was loaded of an older one does not count. */
+static int cut(struct snapshot *sp, struct sb_error *err)
+{
+	free(SB_TAKE(sp->plan.range));
+	sp->plan.n_ranges = 0;
+	return snap_plan_cut(&sp->plan, sp->sn->set->snapshot_range, err);
+}
+
+/* Under the readers' locks, which no rewriting passes: are places still what they were when the ranges were cut? No lock is held while the point is chosen: making a
+ * slot waits for all who write, and one of them may be waiting for our lock. A reader looks, because it has the lock: others would wait behind who waits for it. */
+static int confirm(struct snapshot *sp, struct sb_error *err)
 {
 	struct snap_plan now = { .n_leaves = 0 };
 
-	int r = sb_pg_script(sp->pg, "BEGIN READ ONLY", err);
-	if (r == 0)
-		r = snap_plan_lock(sp->pg, &sp->table, err);
-	if (r == 0)
-		r = snap_plan_look(sp->pg, &sp->table, sp->want.predicate, &now, err);
+	int r = snap_plan_look(sp->reader[0].pg, &sp->table, sp->want.predicate, &now, err);
 	if (r == 0 && strcmp(now.print, sp->run.print) != 0)
 		r = sb_fail(err, SB_EAGAIN, "the table was rewritten just now");
-	if (r == 0 && !sp->resumed)
-		r = snap_plan_cut(&now, sp->sn->set->snapshot_range, err);
-	else if (r == 0) {
-		now.range = SB_TAKE(sp->plan.range);
-		now.n_ranges = sp->plan.n_ranges;
-		if (now.toasted)
-			r = snap_plan_catch_up(&now, err);
-	}
-	snap_plan_release(&sp->plan);
-	sp->plan = now;
+	if (r == 0 && sp->resumed && now.toasted)
+		r = snap_plan_catch_up(&sp->plan, err);
+	snap_plan_release(&now);
 	return r;
 }
 
@@ -221,12 +219,14 @@ static int prepare(struct snapshot *sp, struct sb_error *err)
 {
 	struct server_now now;
 
-	int r = look_again(sp, err);
+	sb_pg_close(SB_TAKE(sp->pg));
+	int r = sp->resumed ? 0 : cut(sp, err);
 	if (r == 0)
 		r = snap_readers_open(sp, readers_wanted(sp), err);
 	if (r == 0)
 		r = choose_point(sp, err);
-	sb_pg_close(SB_TAKE(sp->pg));
+	if (r == 0)
+		r = confirm(sp, err);
 	if (r < 0 || sp->resumed)
 		return r;
 	sp->run.point = sp->point;

@@ -209,6 +209,11 @@ static int drop_rows(struct pgsrc *s, struct sb_error *err)
 	}
 }
 
+int pgsrc_state_forget_shape(struct pgsrc *s, const struct pgsrc_type *t, struct sb_error *err)
+{
+	return sb_db_run(s->db, NULL, err, "UPDATE snapshot SET shape = '' WHERE source = ? AND type = ?", "ss", s->set->name, t->conf->type);
+}
+
 static int check_type(struct pgsrc *s, struct pgsrc_type *t, bool *ret_wanted, struct sb_error *err)
 {
 	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;

@@ -274,6 +274,8 @@ int pgsrc_state_save(struct pgsrc *s, uint64_t lsn, struct sb_error *err) SB_MUS
 int pgsrc_state_slot_gone(struct sb_db *db, const char *source, struct sb_error *err) SB_MUSTCHECK;
 /** Where a type's next record begins after a restart at lsn. */
 int pgsrc_state_position(struct sb_db *db, const char *source, const char *type, uint64_t lsn, struct sb_position *ret, struct sb_error *err) SB_MUSTCHECK;
+/** The type is taken up as if for the first time, with a snapshot, when its table is there (again). */
+int pgsrc_state_forget_shape(struct pgsrc *s, const struct pgsrc_type *t, struct sb_error *err) SB_MUSTCHECK;
 /** Brings the snapshot table in line with the catalog: new, changed, mended, refused and removed types. ret_wanted: something to do. */
 int pgsrc_state_types(struct pgsrc *s, bool *ret_wanted, struct sb_error *err) SB_MUSTCHECK;
 
