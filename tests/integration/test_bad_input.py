@@ -144,7 +144,7 @@ class BadInput(unittest.TestCase):
                     done = run(program, "--config", path, *mode)
                     self.assertEqual(done.returncode, BAD_CONFIG, f"{new!r}: {done.stdout}{done.stderr}")
                     said = done.stderr.strip()
-                    where = re.escape(path) + (rf":{line}" if line else r"(:\d+)?")
+                    where = re.escape(path) + (rf":{line}(:\d+)?" if line else r"(:\d+){0,2}")    # column too, where there is one
                     self.assertRegex(said, where + ": .*" + re.escape(key), f"{new!r}")
                     if reason:
                         self.assertIn(reason, said.replace('\\"', '"'), f"{new!r}")
@@ -209,7 +209,7 @@ class BadInput(unittest.TestCase):
         cases = [
             ([], {}, "usage: stagebridge COMMAND"),
             (["frobnicate"], {}, 'unknown command "frobnicate": stagebridge --help lists them'),
-            (["get", "bananas"], hub, 'unknown noun "bananas": expected one of stages, artifacts, promotions, entities, datasets, pulls, events, quarantine'),
+            (["get", "bananas"], hub, 'unknown noun "bananas": expected one of stages, artifacts, promotions, types, datasets, pulls, events, quarantine'),
             (["get"], hub, "expected: stagebridge get stages|artifacts"),
             (["get", "stages", "--colour"], hub, 'unknown option "--colour": see stagebridge get --help'),
             (["get", "stages", "-o", "xml"], hub, '-o "xml": expected table or json'),
