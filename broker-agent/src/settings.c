@@ -95,6 +95,8 @@ static const struct sb_setting postgres_table[] = {
 	{ .key = "conninfo", .type = SB_SET_STRING, .flags = SB_SET_REQUIRED, AT(agent_pg_source, conninfo),
 	  .help = "libpq connection string; a password belongs in a passfile that it names." },
 	{ .key = "slot", .type = SB_SET_STRING, AT(agent_pg_source, slot), .help = "Replication slot; default stagebridge_<stage>_<name>." },
+	{ .key = "failover", .type = SB_SET_BOOL, AT(agent_pg_source, failover), .dflt = "false",
+	  .help = "PostgreSQL 17: standbys keep the slot in step, and a promoted one that lacks nothing is gone on with; see docs/postgres-source.md. Older servers: no effect." },
 	{ .key = "publication", .type = SB_SET_STRING, AT(agent_pg_source, publication), .help = "Publication; default: the slot's name." },
 	{ .key = "snapshot_readers", .type = SB_SET_INT, AT(agent_pg_source, snapshot_readers), .dflt = "2", .min = 1, .max = 16,
 	  .help = "Connections that read a table for its snapshot at the same time." },

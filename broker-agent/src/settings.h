@@ -23,6 +23,7 @@ struct agent_pg_source {
 	char *name;
 	char *conninfo;
 	char *slot, *publication;
+	bool failover;            /* the slot is to be kept in step on standbys */
 	int64_t snapshot_readers;
 	uint64_t snapshot_range;  /* bytes */
 	struct sb_list tables;    /* struct agent_table */

@@ -58,7 +58,7 @@ static const char *const schema[] = {
 	"CREATE TABLE entity(type TEXT NOT NULL, key TEXT NOT NULL, document TEXT, version INTEGER NOT NULL, PRIMARY KEY(type, key)) WITHOUT ROWID",
 	"CREATE UNIQUE INDEX entity_version ON entity(type, version)",
 	"CREATE TABLE source_state(source TEXT PRIMARY KEY, system_id TEXT NOT NULL DEFAULT '', timeline TEXT NOT NULL DEFAULT '',"
-	" slot TEXT NOT NULL DEFAULT '', incarnation INTEGER NOT NULL DEFAULT 0, acked_lsn INTEGER NOT NULL DEFAULT 0, updated_ms INTEGER NOT NULL) WITHOUT ROWID",
+	" slot TEXT NOT NULL DEFAULT '', incarnation INTEGER NOT NULL DEFAULT 0, acked_lsn INTEGER NOT NULL DEFAULT 0, sent_lsn INTEGER NOT NULL DEFAULT -1, point_lsn INTEGER NOT NULL DEFAULT 0, updated_ms INTEGER NOT NULL) WITHOUT ROWID",
 	"CREATE TABLE snapshot(source TEXT NOT NULL, type TEXT NOT NULL, shape TEXT NOT NULL DEFAULT '',"
 	" state TEXT NOT NULL CHECK (state IN ('wanted', 'running', 'cancelled', 'done')), reason TEXT NOT NULL DEFAULT '',"
 	" predicate TEXT NOT NULL DEFAULT '', asked TEXT NOT NULL DEFAULT '', lsn INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0,"

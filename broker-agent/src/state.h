@@ -27,7 +27,8 @@
  *  document(source, key, file, hash, PRIMARY KEY(source, key))        directory source: what was published; hash '': in doubt, file '': in no file any more
  *  dir_file(source, name, ino, size, mtime, ctime, PRIMARY KEY(source, name))    directory source: files whose documents are all in `document`; times in ns
  *  entity(type, key, document, version, PRIMARY KEY(type, key))                  socket source: what applications wrote; document NULL: deleted, not yet sent
- *  source_state(source PRIMARY KEY, system_id, timeline, slot, incarnation, acked_lsn, updated_ms)                     postgres sources
+ *  source_state(source PRIMARY KEY, system_id, timeline, slot, incarnation, acked_lsn, updated_ms,
+ *      sent_lsn, point_lsn)                     postgres sources; up to where the stream was sent (-1: not known), and the last point of a snapshot
  *  snapshot(source, type, shape, state wanted|running|done, reason, lsn, rows, PRIMARY KEY(source, type))
  *  quarantine(id PRIMARY KEY, at_ms, topic, record_offset, class, reason, source, type, attrs BLOB, value BLOB)        refused records, the newest 1000
  */

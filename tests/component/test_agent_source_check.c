@@ -100,6 +100,14 @@ START_TEST(warnings)
 	ck_assert_ptr_nonnull(strstr(is, "encoding"));
 	ck_assert_ptr_nonnull(strstr(is, "max_slot_wal_keep_size"));
 	ck_assert_ptr_null(strstr(is, "transactions"));
+	/* slots kept in step on standbys: since 17, and only with a standby that is waited for */
+	g.source.failover = true;
+	bool kept = sb_pg_version(g.pg) >= 170000;
+	ck_assert_uint_eq(findings(&g, "missing", is, sizeof(is), false), kept ? 0 : 1);
+	ck_assert_str_eq(is, kept ? "" : "failover");
+	(void)findings(&g, "warning", is, sizeof(is), false); /* looked at here */
+	ck_assert(kept == (strstr(is, "failover") != NULL));
+	g.source.failover = false;
 	/* a slot of another plugin under our name, and a server that does not answer */
 	sql(&g, "SELECT pg_create_physical_replication_slot('taken_by_other')");
 	g.source.slot = (char *)(uintptr_t)"taken_by_other";

@@ -17,11 +17,9 @@ static bool same(struct rig *g, struct landing *l)
 	return strcmp(there, here) == 0;
 }
 
-/* A source with rows whose first snapshots have arrived. */
-static void begin(struct rig *g, struct landing *l, const char *name)
+/* Rows, whose first snapshots have arrived. */
+static void begin(struct rig *g, struct landing *l)
 {
-	rig_make(g, name);
-	landing_open(l, name);
 	sql(g, "INSERT INTO app.item SELECT i, 'v' FROM generate_series(1, 50) i");
 	rig_start(g);
 	ck_assert(wait_until((landing_pull(l, g->fix.keys.keyring, g->consumer), l->ended == 2), 20000));
@@ -95,7 +93,9 @@ START_TEST(slot_lost)
 	struct rig g;
 	struct landing l;
 
-	begin(&g, &l, "lost");
+	rig_make(&g, "lost");
+	landing_open(&l, g.db + 4);
+	begin(&g, &l);
 	rig_stop(&g);
 	change(&g, "unseen");
 	sql(&g, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'");
@@ -127,7 +127,9 @@ START_TEST(slot_moved)
 	struct rig g;
 	struct landing l;
 
-	begin(&g, &l, _i ? "advanced" : "recreated");
+	rig_make(&g, _i ? "advanced" : "recreated");
+	landing_open(&l, g.db + 4);
+	begin(&g, &l);
 	rig_stop(&g);
 	change(&g, "passed over");
 	ck_assert(wait_until(script_works(&g, how[_i]), 10000)); /* the server may take a moment to see that its client is gone */
@@ -161,7 +163,9 @@ START_TEST(slot_moved_in_between)
 	struct landing l;
 	struct sb_pg *other;
 
-	begin(&g, &l, "between");
+	rig_make(&g, "between");
+	landing_open(&l, g.db + 4);
+	begin(&g, &l);
 	rig_stop(&g);
 	change(&g, "passed over");
 	fix_ok(sb_pg_open(&other, g.conninfo, "test", &err), err);
@@ -185,7 +189,9 @@ START_TEST(slot_of_another_kind)
 	struct rig g;
 	struct landing l;
 
-	begin(&g, &l, "kind");
+	rig_make(&g, "kind");
+	landing_open(&l, g.db + 4);
+	begin(&g, &l);
 	rig_stop(&g);
 	ck_assert(wait_until(script_works(&g, "SELECT pg_drop_replication_slot(current_database()); SELECT pg_create_physical_replication_slot(current_database())"), 10000));
 	change(&g, "unseen");
@@ -271,6 +277,28 @@ static void wait_for_standby(struct rig *g, const struct pg_server *standby)
 	sb_pg_close(pg);
 }
 
+static bool keeps_slots(struct rig *g)
+{
+	return sb_pg_version(g->pg) >= 170000;
+}
+
+static bool in_step(struct sb_pg *standby)
+{
+	sb_cleanup(sb_freep) char *tried = landing_ask(standby, "SELECT pg_sync_replication_slots()");
+	sb_cleanup(sb_freep) char *n = landing_ask(standby, "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary");
+	return *n == '1';
+}
+
+static void wait_for_slot(const struct pg_server *standby)
+{
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_pg *pg;
+
+	fix_ok(sb_pg_open(&pg, standby->conninfo, "test", &err), err);
+	ck_assert(wait_until(in_step(pg), 60000));
+	sb_pg_close(pg);
+}
+
 static void promote(const struct pg_server *standby)
 {
 	struct sb_error err = SB_ERROR_INIT;
@@ -281,6 +309,35 @@ static void promote(const struct pg_server *standby)
 	sb_pg_close(pg);
 }
 
+/* Two servers, and a source that takes the one that may be written to. */
+static void pair_up(struct rig *g, struct landing *l, struct pg_server *primary, struct pg_server *standby, const char *name)
+{
+	static char both[256];
+	struct sb_error err = SB_ERROR_INIT;
+	struct sb_pg *pg;
+
+	pg_server_new(primary);
+	fix_ok(sb_pg_open(&pg, primary->conninfo, "test", &err), err);
+	fix_ok(sb_pg_script(pg, "SELECT pg_create_physical_replication_slot('standby', true)", &err), err);
+	sb_pg_close(pg);
+	pg_server_stop(primary, SIGINT);
+	pg_server_copy(standby, primary);
+	pg_server_follow(standby, primary);
+	pg_server_start(primary);
+	pg_server_start(standby);
+	(void)snprintf(both, sizeof(both), "host=%s,%s user=postgres target_session_attrs=read-write", primary->dir, standby->dir);
+	rig_server = both;
+	rig_make(g, name);
+	landing_open(l, name);
+}
+
+static void pair_free(struct pg_server *primary, struct pg_server *standby)
+{
+	rig_server = NULL;
+	pg_server_free(primary);
+	pg_server_free(standby);
+}
+
 /* The primary dies with changes that were read from it and that its standby never had. The agent, which runs all the time, finds the promoted one by
  * itself; what had been read too much is gone afterwards. */
 START_TEST(standby_is_promoted)
@@ -288,20 +345,15 @@ START_TEST(standby_is_promoted)
 	struct rig g;
 	struct landing l;
 	struct pg_server primary, standby;
-	char both[256];
 
-	pg_server_new(&primary);
-	pg_server_stop(&primary, SIGINT);
-	pg_server_copy(&standby, &primary);
-	pg_server_follow(&standby, &primary);
-	pg_server_start(&primary);
-	pg_server_start(&standby);
-	(void)snprintf(both, sizeof(both), "host=%s,%s user=postgres target_session_attrs=read-write", primary.dir, standby.dir);
-	rig_server = both;
-	begin(&g, &l, "pair");
+	pair_up(&g, &l, &primary, &standby, _i ? "kept_lost" : "pair");
+	g.source.failover = _i;
+	begin(&g, &l);
 	change(&g, "on both");
 	ck_assert(wait_until(same(&g, &l), 10000));
 	int64_t first = stored(&g, "SELECT incarnation FROM source_state");
+	if (g.source.failover && keeps_slots(&g))
+		wait_for_slot(&standby);
 	wait_for_standby(&g, &standby);
 	pg_server_stop(&standby, SIGINT);
 	change(&g, "lost with the primary");
@@ -320,9 +372,42 @@ START_TEST(standby_is_promoted)
 	ck_assert(wait_until(same(&g, &l), 10000));
 	landing_close(&l);
 	rig_free(&g);
-	rig_server = NULL;
-	pg_server_free(&primary);
-	pg_server_free(&standby);
+	pair_free(&primary, &standby);
+}
+END_TEST
+
+/* A standby that kept the slot in step and has all that was read: the life goes on without a snapshot. Servers before 17 cannot: there a new one begins. */
+START_TEST(slot_kept_in_step)
+{
+	struct rig g;
+	struct landing l;
+	struct pg_server primary, standby;
+
+	pair_up(&g, &l, &primary, &standby, "kept");
+	g.source.failover = true;
+	begin(&g, &l);
+	bool kept = keeps_slots(&g);
+	sb_cleanup(sb_freep) char *made = ask(&g, "SELECT to_jsonb(s) ->> 'failover' FROM pg_replication_slots s WHERE slot_name = current_database()");
+	ck_assert_str_eq(made, kept ? "true" : "");
+	int64_t first = stored(&g, "SELECT incarnation FROM source_state");
+	if (kept)
+		wait_for_slot(&standby);
+	change(&g, "on both");
+	ck_assert(wait_until(same(&g, &l), 10000));
+	pg_server_stop(&primary, SIGINT); /* in order: the standby gets everything before it ends */
+	promote(&standby);
+	reconnect(&g);
+	change(&g, "on the promoted one");
+	ck_assert(wait_until(same(&g, &l), 60000));
+	if (!kept)
+		ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 20000));
+	change(&g, "goes on");
+	ck_assert(wait_until(same(&g, &l), 10000));
+	ck_assert_int_eq(stored(&g, "SELECT incarnation FROM source_state"), first + !kept);
+	ck_assert_uint_eq(l.ended, kept ? 2 : 4);
+	landing_close(&l);
+	rig_free(&g);
+	pair_free(&primary, &standby);
 }
 END_TEST
 
@@ -336,7 +421,9 @@ START_TEST(files_put_back)
 
 	pg_server_new(&server);
 	rig_server = server.conninfo;
-	begin(&g, &l, "back");
+	rig_make(&g, "back");
+	landing_open(&l, g.db + 4);
+	begin(&g, &l);
 	first = stored(&g, "SELECT incarnation FROM source_state");
 	rig_stop(&g);
 	pg_server_stop(&server, SIGINT);
@@ -377,7 +464,8 @@ static Suite *suite(void)
 	tcase_add_test(t, slot_moved_in_between);
 	tcase_add_test(t, slot_of_another_kind);
 	tcase_add_test(t, broker_away);
-	tcase_add_test(t, standby_is_promoted);
+	tcase_add_loop_test(t, standby_is_promoted, 0, 2);
+	tcase_add_test(t, slot_kept_in_step);
 	tcase_add_test(t, files_put_back);
 	suite_add_tcase(s, t);
 	return s;

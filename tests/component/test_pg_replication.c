@@ -129,9 +129,9 @@ START_TEST(test_stream)
 	struct sb_pgrepl_msg m;
 
 	publication(pub);
-	ok(sb_pgrepl_create_slot(repl, name, false, false, &point, NULL, &err));
+	ok(sb_pgrepl_create_slot(repl, name, 0, &point, NULL, &err));
 	ck_assert_uint_gt(point, 0);
-	ck_assert_int_eq(sb_pgrepl_create_slot(repl, name, false, false, &point, NULL, &err), SB_ECONFLICT);
+	ck_assert_int_eq(sb_pgrepl_create_slot(repl, name, 0, &point, NULL, &err), SB_ECONFLICT);
 	ok(sb_pgrepl_start(repl, name, point, pub, true, &err));
 	ok(sb_pgrepl_next(repl, &m, &err)); /* returns at once, with or without a keepalive */
 	run("INSERT INTO public.~ VALUES (1, 'a'), (2, 'b')");
@@ -168,7 +168,7 @@ START_TEST(test_slot_in_use)
 	struct sb_pgrepl *second;
 
 	publication(pub);
-	ok(sb_pgrepl_create_slot(repl, name, false, false, &point, NULL, &err));
+	ok(sb_pgrepl_create_slot(repl, name, 0, &point, NULL, &err));
 	ok(sb_pgrepl_start(repl, name, point, pub, false, &err));
 	ok(sb_pgrepl_open(&second, conninfo, "second", &err));
 	ck_assert_int_eq(sb_pgrepl_start(second, name, point, pub, false, &err), SB_EAGAIN);
@@ -192,7 +192,7 @@ START_TEST(test_exported_snapshot)
 	char snapshot[64], sql[256];
 
 	run("INSERT INTO public.~ VALUES (1, 'a')");
-	ok(sb_pgrepl_create_slot(repl, name, true, true, &point, snapshot, &err));
+	ok(sb_pgrepl_create_slot(repl, name, SB_PGREPL_TEMPORARY | SB_PGREPL_EXPORT, &point, snapshot, &err));
 	ck_assert_uint_gt(strlen(snapshot), 0);
 	run("INSERT INTO public.~ VALUES (2, 'b')");
 	(void)snprintf(sql, sizeof(sql), "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '%s'", snapshot);
@@ -218,10 +218,10 @@ START_TEST(test_creation_does_not_wait_for_ever)
 	ok(sb_pgrepl_open(&quick, theirs, "quick", &err));
 	ok(sb_pg_begin(pg, &err));
 	run("INSERT INTO public.~ VALUES (1, 'a')");
-	ck_assert_int_eq(sb_pgrepl_create_slot(quick, name, false, false, &point, NULL, &err), SB_EAGAIN);
+	ck_assert_int_eq(sb_pgrepl_create_slot(quick, name, 0, &point, NULL, &err), SB_EAGAIN);
 	ck_assert_int_eq(number("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '~'"), 0);
 	ok(sb_pg_commit(pg, &err));
-	ok(sb_pgrepl_create_slot(quick, name, false, false, &point, NULL, &err));
+	ok(sb_pgrepl_create_slot(quick, name, 0, &point, NULL, &err));
 	ok(sb_pgrepl_drop_slot(quick, name, &err));
 	sb_pgrepl_close(quick);
 }
@@ -235,7 +235,7 @@ START_TEST(test_keepalive_and_end)
 	int rc;
 
 	publication(pub);
-	ok(sb_pgrepl_create_slot(repl, name, true, false, &point, NULL, &err));
+	ok(sb_pgrepl_create_slot(repl, name, SB_PGREPL_TEMPORARY, &point, NULL, &err));
 	ok(sb_pgrepl_start(repl, name, point, pub, false, &err));
 	/* write that nobody published moves the keepalive's position */
 	run("CREATE TABLE public.~_other AS SELECT generate_series(1, 1000) AS a");
@@ -260,7 +260,7 @@ START_TEST(test_unknown_publication)
 	int rc = SB_OK;
 
 	/* the server notices with the first change only */
-	ok(sb_pgrepl_create_slot(repl, name, true, false, &point, NULL, &err));
+	ok(sb_pgrepl_create_slot(repl, name, SB_PGREPL_TEMPORARY, &point, NULL, &err));
 	ok(sb_pgrepl_start(repl, name, point, "no_such_publication", false, &err));
 	run("INSERT INTO public.~ VALUES (1, 'a')");
 	ck_assert(wait_until((rc = sb_pgrepl_next(repl, &m, &err)) != SB_OK, 10000));
@@ -277,7 +277,7 @@ START_TEST(test_much_data_while_reports_are_sent)
 	unsigned rows = 0;
 
 	publication(pub);
-	ok(sb_pgrepl_create_slot(repl, name, true, false, &point, NULL, &err));
+	ok(sb_pgrepl_create_slot(repl, name, SB_PGREPL_TEMPORARY, &point, NULL, &err));
 	ok(sb_pgrepl_start(repl, name, point, pub, false, &err));
 	run("INSERT INTO public.~ SELECT i, repeat('x', 500) FROM generate_series(1, 20000) i");
 	do {

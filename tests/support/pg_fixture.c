@@ -169,12 +169,12 @@ void pg_server_copy(struct pg_server *s, const struct pg_server *of)
 
 void pg_server_follow(const struct pg_server *s, const struct pg_server *primary)
 {
-	char path[96], text[160];
+	char path[96], text[224];
 
 	(void)snprintf(path, sizeof(path), "%s/data/standby.signal", s->dir);
 	test_write(path, "", 0644);
 	(void)snprintf(path, sizeof(path), "%s/data/postgresql.auto.conf", s->dir);
-	(void)snprintf(text, sizeof(text), "primary_conninfo = 'host=%s user=postgres'\n", primary->dir);
+	(void)snprintf(text, sizeof(text), "primary_conninfo = 'host=%s user=postgres dbname=postgres'\nprimary_slot_name = 'standby'\nhot_standby_feedback = on\n", primary->dir);
 	test_write(path, text, 0644);
 }
 

@@ -14,7 +14,7 @@ struct pg_server { pid_t pid; char dir[64], conninfo[128]; };
 void pg_server_new(struct pg_server *s);
 /** A server with a copy of the files of one that is stopped; it does not run yet. */
 void pg_server_copy(struct pg_server *s, const struct pg_server *of);
-/** Makes a copy that was never started a standby of the other. */
+/** Makes a copy that was never started a standby of the other, which needs a physical slot named standby. */
 void pg_server_follow(const struct pg_server *s, const struct pg_server *primary);
 void pg_server_start(struct pg_server *s);
 /** SIGINT: in order; SIGQUIT: as in a crash. Waits until it is gone. */

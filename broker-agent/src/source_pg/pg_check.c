@@ -53,6 +53,15 @@ static const struct demand demands[] = {
 		" FROM (SELECT $1::text, $2::text n, has_database_privilege(current_database(), 'CREATE') may) x LEFT JOIN pg_publication p ON p.pubname = n" },
 };
 
+/* With `failover`; $1 slot, $2 publication */
+static const char failover_sql[] =
+	"SELECT CASE WHEN v < 170000 THEN 'missing' WHEN kept = 'false' OR held = '' THEN 'warning' ELSE 'ok' END, CASE WHEN v < 170000 THEN"
+	" 'PostgreSQL 17 is the first that keeps slots in step on standbys: remove `failover`' WHEN kept = 'false' THEN 'the slot was made without it: drop it while the agent is stopped'"
+	" WHEN held = '' THEN 'changes may be read before a standby has them: name the standby''s own slot' ELSE 'standbys may keep the slot in step' END,"
+	" CASE WHEN v < 170000 THEN '' WHEN kept = 'false' THEN format('SELECT pg_drop_replication_slot(%L)', n) ELSE"
+	" 'ALTER SYSTEM SET synchronized_standby_slots = ''...''; SELECT pg_reload_conf()' END FROM (SELECT current_setting('server_version_num')::int v,"
+	" current_setting('synchronized_standby_slots', true) held, $1::text n, $2::text, (SELECT to_jsonb(s) ->> 'failover' FROM pg_replication_slots s WHERE slot_name = $1) kept) x";
+
 /* Whose rights a table needs to be published, and whether its policies hide rows; $1 oid, $2 publication */
 static const char table_rights[] =
 	"SELECT CASE WHEN NOT mine AND NOT there THEN 'missing' WHEN hides THEN 'missing' ELSE 'ok' END, CASE WHEN NOT mine AND NOT there THEN 'is not in the publication, and only its"
@@ -133,6 +142,8 @@ static int check_source(struct check *ck, struct sb_error *err)
 		return add(ck, "", "connection", "missing", why.msg, "", err);
 	for (size_t i = 0; r == 0 && i < SB_COUNT(demands); i++)
 		r = ask(ck, "", demands[i].what, demands[i].sql, ck->set->slot, ck->set->publication, err);
+	if (r == 0 && ck->set->failover)
+		r = ask(ck, "", "failover", failover_sql, ck->set->slot, ck->set->publication, err);
 	if (r == 0)
 		r = check_protocol(ck, err);
 	for (size_t i = 0; r == 0 && i < ck->set->tables.count; i++)

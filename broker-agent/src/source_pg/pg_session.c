@@ -13,7 +13,7 @@
 #include "stagebridge/log.h"
 #include "stagebridge/metric.h"
 
-struct slot { bool exists, ready; uint64_t confirmed; char wal_status[16]; };
+struct slot { bool exists, ready, synced; uint64_t confirmed; char wal_status[16]; };
 
 /* News of columns that are withheld: said once, counted as long as it lasts. */
 static void tell_withheld(const struct pgsrc *s, const struct pgsrc_type *type, const struct pgsrc_table *now)
@@ -121,8 +121,8 @@ static int look_at_slot(struct pgsrc *s, struct slot *ret, struct sb_error *err)
 	int r = sb_pg_exec(s->pg,
 		"SELECT s.confirmed_flush_lsn::text, coalesce(s.wal_status, ''),"
 		" CASE WHEN s.slot_name IS NOT NULL THEN coalesce(s.plugin = 'pgoutput' AND s.database = current_database() AND NOT s.temporary, false) END,"
-		" (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text"
-		" FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1", 1, param, &res, err);
+		" (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text,"
+		" to_jsonb(s) ->> 'synced' FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1", 1, param, &res, err);
 	if (r == 0 && sb_pg_get(res, 0, 3))
 		r = sb_lsn_parse(sb_pg_get(res, 0, 3), &s->server_lsn, err);
 	if (r < 0)
@@ -130,6 +130,7 @@ static int look_at_slot(struct pgsrc *s, struct slot *ret, struct sb_error *err)
 	slot.exists = sb_pg_get(res, 0, 2) != NULL;
 	if (slot.exists && sb_pg_get(res, 0, 2)[0] != 't')
 		return sb_fail(err, SB_ECONFIG, "replication slot \"%s\" belongs to another database or plugin: choose another name, or drop it", s->set->slot);
+	slot.synced = sb_pg_get(res, 0, 4) && sb_pg_get(res, 0, 4)[0] == 't'; /* PostgreSQL 17 */
 	slot.ready = slot.exists && sb_pg_get(res, 0, 0) != NULL;
 	if (slot.ready)
 		r = sb_lsn_parse(sb_pg_get(res, 0, 0), &slot.confirmed, err);
@@ -165,11 +166,35 @@ static const char *life_over(const struct pgsrc_state *st, const struct slot *sl
 	return NULL;
 }
 
+/* A standby that was promoted with our slot in step is gone on with when it has all that was ever sent: the two histories are one up to the fork, and
+ * nothing was read beyond it. */
+static int follow(struct pgsrc *s, struct pgsrc_state *st, const struct slot *slot, const struct sb_pgrepl_system *sys, struct sb_error *err)
+{
+	struct sb_error why = SB_ERROR_INIT;
+	uint64_t fork = 0;
+
+	if (!s->set->failover || !st->known || !slot->synced || strcmp(st->system_id, sys->system_id) != 0 || strcmp(st->timeline, sys->timeline) == 0)
+		return 0;
+	if (sb_pgrepl_fork(s->repl, st->timeline, sys->timeline, &fork, &why) < 0) {
+		sb_log_error(SB_WARN, "failover_not_followed", &why, "source=%s", s->set->name);
+		return 0;
+	}
+	if (st->sent_lsn < 0 || (uint64_t)st->sent_lsn > fork || st->acked_lsn > fork || st->point_lsn > fork) {
+		sb_log(SB_WARN, "failover_not_followed", "source=%s text=%s", s->set->name, "more was read from the last primary than this server has of it");
+		return 0;
+	}
+	sb_log(SB_INFO, "failover_followed", "source=%s timeline=%s", s->set->name, sys->timeline);
+	memcpy(st->timeline, sys->timeline, sizeof(st->timeline));
+	return pgsrc_state_follow(s, sys->timeline, err);
+}
+
 static int new_life(struct pgsrc *s, struct pgsrc_state *st, const struct slot *slot, const struct sb_pgrepl_system *sys, const char *reason, struct sb_error *err)
 {
 	bool may = true;
 	int r = 0;
 
+	if (s->set->failover && sb_pg_version(s->pg) < 170000)
+		sb_log(SB_WARN, "failover_without_effect", "source=%s text=%s", s->set->name, "slots can be kept in step on standbys since PostgreSQL 17");
 	if (st->known)
 		r = pgsrc_state_may_renew(s->db, s->set->name, &may, err);
 	if (r == 0 && !may)
@@ -177,7 +202,7 @@ static int new_life(struct pgsrc *s, struct pgsrc_state *st, const struct slot *
 	if (r == 0 && slot->exists)
 		r = sb_pgrepl_drop_slot(s->repl, s->set->slot, err);
 	if (r == 0)
-		r = sb_pgrepl_create_slot(s->repl, s->set->slot, false, false, &st->acked_lsn, NULL, err);
+		r = sb_pgrepl_create_slot(s->repl, s->set->slot, s->set->failover ? SB_PGREPL_FAILOVER : 0, &st->acked_lsn, NULL, err);
 	if (r < 0)
 		return r;
 	/* with the state lost there may have been lives before: the session is above their number, being made of the time */
@@ -237,9 +262,16 @@ static int find_life(struct pgsrc *s, const struct sb_pgrepl_system *sys, bool p
 		r = look_at_slot(s, &slot, err);
 	if (r < 0)
 		return r;
+	r = follow(s, &st, &slot, sys, err);
+	if (r < 0)
+		return r;
 	const char *reason = life_over(&st, &slot, sys, publication_made);
 	if (reason)
 		r = new_life(s, &st, &slot, sys, reason, err);
+	/* not known after a crash: no more than the server has */
+	s->sent_before = reason || st.sent_lsn < 0 ? s->server_lsn : (uint64_t)st.sent_lsn;
+	if (r == 0)
+		r = pgsrc_state_sent(s, -1, err);
 	s->incarnation = st.incarnation;
 	s->saved_lsn = s->done_lsn = s->commit_lsn = s->received = st.acked_lsn;
 	return r;

@@ -185,7 +185,9 @@ static int choose_point(struct snapshot *sp, struct sb_error *err)
 	if (r == 0)
 		r = sb_pgrepl_open(&repl, sp->sn->set->conninfo, "stagebridge snapshot", err);
 	if (r == 0)
-		r = sb_pgrepl_create_slot(repl, slot, true, true, &sp->point, exported, err);
+		r = sb_pgrepl_create_slot(repl, slot, SB_PGREPL_TEMPORARY | SB_PGREPL_EXPORT, &sp->point, exported, err);
+	if (r == 0) /* before a row of it is sent: a promoted standby must have it */
+		r = sb_db_run(sp->sn->db, NULL, err, "UPDATE source_state SET point_lsn = max(point_lsn, ?) WHERE source = ?", "is", (int64_t)sp->point, sp->sn->set->name);
 	if (r == 0)
 		r = snap_readers_import(sp, exported, err);
 	sb_pgrepl_close(repl);

@@ -24,7 +24,7 @@ int pgsrc_state_load(struct sb_db *db, const char *source, struct pgsrc_state *r
 	sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
 
 	*ret = (struct pgsrc_state){ .known = false };
-	int r = sb_db_query(db, &st, err, "SELECT system_id, timeline, slot, incarnation, acked_lsn FROM source_state WHERE source = ?", "s", source);
+	int r = sb_db_query(db, &st, err, "SELECT system_id, timeline, slot, incarnation, acked_lsn, sent_lsn, point_lsn FROM source_state WHERE source = ?", "s", source);
 	if (r == 0)
 		r = sb_db_step(st, err);
 	if (r <= 0)
@@ -36,6 +36,8 @@ int pgsrc_state_load(struct sb_db *db, const char *source, struct pgsrc_state *r
 		r = sb_format(ret->slot, sizeof(ret->slot), err, "%s", sb_db_text(st, 2));
 	ret->incarnation = (uint64_t)sb_db_int(st, 3);
 	ret->acked_lsn = (uint64_t)sb_db_int(st, 4);
+	ret->sent_lsn = sb_db_int(st, 5);
+	ret->point_lsn = (uint64_t)sb_db_int(st, 6);
 	ret->known = r == 0;
 	return r;
 }
@@ -113,6 +115,16 @@ int pgsrc_state_new_life(struct pgsrc *s, const struct pgsrc_state *st, const ch
 int pgsrc_state_slot_gone(struct sb_db *db, const char *source, struct sb_error *err)
 {
 	return sb_db_run(db, NULL, err, "UPDATE source_state SET slot = '' WHERE source = ?", "s", source);
+}
+
+int pgsrc_state_sent(const struct pgsrc *s, int64_t lsn, struct sb_error *err)
+{
+	return sb_db_run(s->db, NULL, err, "UPDATE source_state SET sent_lsn = ? WHERE source = ?", "is", lsn, s->set->name);
+}
+
+int pgsrc_state_follow(const struct pgsrc *s, const char *timeline, struct sb_error *err)
+{
+	return sb_db_run(s->db, NULL, err, "UPDATE source_state SET timeline = ? WHERE source = ?", "ss", timeline, s->set->name);
 }
 
 /* --- positions --- */

@@ -189,6 +189,7 @@ struct pgsrc {
 	int64_t started_ms;       /* 0: the lane has said that it works */
 	char guard[33];           /* fingerprint of the published tables' identities */
 	uint64_t server_lsn;
+	uint64_t sent_before;     /* everything that earlier sessions of this life sent is before it */
 	char slot_state[24];
 	bool full;
 	struct sb_cell cell[SB_COLUMNS_MAX], old_key[SB_COLUMNS_MAX];
@@ -262,12 +263,16 @@ void pgsrc_descriptions_release(struct pgsrc *s);
 
 /* ---- pg_state.c ---- */
 
-struct pgsrc_state { bool known; char system_id[32], timeline[12], slot[64]; uint64_t incarnation, acked_lsn; };
+struct pgsrc_state { bool known; char system_id[32], timeline[12], slot[64]; uint64_t incarnation, acked_lsn, point_lsn; int64_t sent_lsn; };
 int pgsrc_state_load(struct sb_db *db, const char *source, struct pgsrc_state *ret, struct sb_error *err) SB_MUSTCHECK;
 /** A new life of the source: stored, positions forgotten, all active types wanted; one transaction. */
 int pgsrc_state_new_life(struct pgsrc *s, const struct pgsrc_state *st, const char *reason, struct sb_error *err) SB_MUSTCHECK;
 /** False when the source had three new lives within the hour: another must wait. */
 int pgsrc_state_may_renew(struct sb_db *db, const char *source, bool *ret, struct sb_error *err) SB_MUSTCHECK;
+/** Up to where the stream was sent; -1: not known, from now on until it is. */
+int pgsrc_state_sent(const struct pgsrc *s, int64_t lsn, struct sb_error *err) SB_MUSTCHECK;
+/** The life goes on, on another timeline. */
+int pgsrc_state_follow(const struct pgsrc *s, const char *timeline, struct sb_error *err) SB_MUSTCHECK;
 /** Stores the acknowledged position of the source and of its types. */
 int pgsrc_state_save(struct pgsrc *s, uint64_t lsn, struct sb_error *err) SB_MUSTCHECK;
 /** The slot cannot be used any more: the next session begins a new life. */

@@ -200,6 +200,14 @@ static int stream(struct pgsrc *s, struct sb_error *err)
 	return r == SB_ESHUTDOWN ? 0 : r;
 }
 
+/* Asked after a failover: was anything sent that the promoted server never had? */
+static int note_sent(struct pgsrc *s, struct sb_error *err)
+{
+	uint64_t last = s->in_tx ? s->commit_lsn + 1 : s->done_lsn; /* a transaction is had with its commit record */
+
+	return pgsrc_state_sent(s, (int64_t)(last > s->sent_before ? last : s->sent_before), err);
+}
+
 /* What is whole goes out, what the broker takes within a moment is remembered: the next start repeats less. */
 static int finish(struct pgsrc *s, struct sb_error *err)
 {
@@ -209,7 +217,11 @@ static int finish(struct pgsrc *s, struct sb_error *err)
 	if (!s->in_tx && s->n_open > 0 && !agent_publisher_full(s->pub))
 		r = pgsrc_batches_close(s, err);
 	if (r == 0 && agent_publisher_flush(s->pub, FINISH_MS, err) == SB_EKAFKA)
-		return 0; /* it is read again after the next start */
+		return note_sent(s, err); /* it is read again after the next start */
+	if (r == 0)
+		r = note_sent(s, err);
+	if (r < 0)
+		return r;
 	r = save(s, now, err);
 	return r < 0 ? r : report(s, now, err);
 }
@@ -273,6 +285,8 @@ static void on_failure(struct pgsrc *s, const struct sb_error *why)
 	/* undefined_object: the history that the slot would decode knows no such publication, and never will */
 	if (r == 0 && s->db && strcmp(why->state, "42704") == 0)
 		r = pgsrc_state_slot_gone(s->db, s->set->name, &err);
+	if (r == 0 && s->pub)
+		r = note_sent(s, &err);
 	if (r < 0)
 		sb_log_error(SB_WARN, "state_not_saved", &err, "source=%s", s->set->name);
 	pgsrc_board(s, "down");

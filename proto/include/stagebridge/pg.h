@@ -73,10 +73,17 @@ struct sb_pgrepl_system { char system_id[32]; char timeline[12]; uint64_t xlogpo
 
 int sb_pgrepl_open(struct sb_pgrepl **ret, const char *conninfo, const char *application_name, struct sb_error *err) SB_MUSTCHECK;
 void sb_pgrepl_close(struct sb_pgrepl *r);
+/** Where the history of timeline `to` left timeline `from`. SB_ENOTFOUND when `from` is not in it. */
+int sb_pgrepl_fork(struct sb_pgrepl *r, const char *from, const char *to, uint64_t *ret_lsn, struct sb_error *err) SB_MUSTCHECK;
 int sb_pgrepl_identify(struct sb_pgrepl *r, struct sb_pgrepl_system *ret, struct sb_error *err) SB_MUSTCHECK;
-/** Creates a slot with plugin pgoutput. temporary: dies with the connection. ret_snapshot (64 bytes): exported snapshot's name when export_snapshot; it lives until
- * the next command on this connection. SB_ECONFLICT when it exists. */
-int sb_pgrepl_create_slot(struct sb_pgrepl *r, const char *slot, bool temporary, bool export_snapshot, uint64_t *ret_point, char *ret_snapshot, struct sb_error *err) SB_MUSTCHECK;
+enum {
+	SB_PGREPL_TEMPORARY = 1,         /* dies with the connection */
+	SB_PGREPL_EXPORT = 2,            /* exports a snapshot */
+	SB_PGREPL_FAILOVER = 4,          /* may be kept in step on standbys; ignored before PostgreSQL 17 */
+};
+/** Creates a slot with plugin pgoutput. ret_snapshot (64 bytes): name of the exported snapshot; it lives until the next command on this connection. SB_ECONFLICT
+ * when the slot exists. */
+int sb_pgrepl_create_slot(struct sb_pgrepl *r, const char *slot, unsigned flags, uint64_t *ret_point, char *ret_snapshot, struct sb_error *err) SB_MUSTCHECK;
 int sb_pgrepl_drop_slot(struct sb_pgrepl *r, const char *slot, struct sb_error *err) SB_MUSTCHECK;
 /** START_REPLICATION, pgoutput protocol 1; messages true: logical messages too. SB_EAGAIN when the slot is active elsewhere (55006). */
 int sb_pgrepl_start(struct sb_pgrepl *r, const char *slot, uint64_t from_lsn, const char *publication, bool messages, struct sb_error *err) SB_MUSTCHECK;

@@ -77,6 +77,40 @@ int sb_pgrepl_identify(struct sb_pgrepl *r, struct sb_pgrepl_system *ret, struct
 	return rc;
 }
 
+/* The file is text: a line for each timeline before, "<timeline> TAB <where it was left> TAB <why>". */
+static int find_fork(const char *history, const char *from, uint64_t *ret_lsn, struct sb_error *err)
+{
+	char lsn[24];
+	size_t n = strlen(from);
+
+	for (const char *line = history; line && *line; line = strchr(line, '\n'), line = line ? line + 1 : NULL) {
+		if (strncmp(line, from, n) == 0 && line[n] == '\t') {
+			line += n + 1;
+			int r = sb_format(lsn, sizeof(lsn), err, "%.*s", (int)strcspn(line, "\t\n"), line);
+			return r < 0 ? r : sb_lsn_parse(lsn, ret_lsn, err);
+		}
+	}
+	return sb_fail(err, SB_ENOTFOUND, "replication: timeline %s is not in the server's history", from);
+}
+
+int sb_pgrepl_fork(struct sb_pgrepl *r, const char *from, const char *to, uint64_t *ret_lsn, struct sb_error *err)
+{
+	char command[48];
+	int rc = sb_format(command, sizeof(command), err, "TIMELINE_HISTORY %s", to);
+
+	if (rc)
+		return rc;
+	PGresult *res = PQexec(r->conn, command);
+	if (PQresultStatus(res) != PGRES_TUPLES_OK)
+		rc = sb_pg_fail(err, r->conn, res, "replication");
+	else if (PQntuples(res) != 1 || PQnfields(res) < 2)
+		rc = sb_fail(err, SB_EPROTO, "replication: no answer to the question for a timeline's history");
+	else
+		rc = find_fork(PQgetvalue(res, 0, 1), from, ret_lsn, err);
+	PQclear(res);
+	return rc;
+}
+
 /* Runs a command about a slot; the states that slots have get their own codes. */
 static int slot_command(struct sb_pgrepl *r, const struct sb_buf *sql, PGresult **ret, struct sb_error *err)
 {
@@ -103,10 +137,9 @@ static int slot_command(struct sb_pgrepl *r, const struct sb_buf *sql, PGresult 
 	return special;
 }
 
-int sb_pgrepl_create_slot(struct sb_pgrepl *r, const char *slot, bool temporary, bool export_snapshot, uint64_t *ret_point, char *ret_snapshot,
-	struct sb_error *err)
+int sb_pgrepl_create_slot(struct sb_pgrepl *r, const char *slot, unsigned flags, uint64_t *ret_point, char *ret_snapshot, struct sb_error *err)
 {
-	bool parenthesised = PQserverVersion(r->conn) >= 150000;
+	bool parenthesised = PQserverVersion(r->conn) >= 150000, export_snapshot = flags & SB_PGREPL_EXPORT;
 	sb_cleanup(sb_buf_release) struct sb_buf sql = { 0 };
 	PGresult *res = NULL;
 	uint64_t point = 0;
@@ -114,8 +147,12 @@ int sb_pgrepl_create_slot(struct sb_pgrepl *r, const char *slot, bool temporary,
 	sb_buf_init(&sql, 1024);
 	sb_buf_adds(&sql, "CREATE_REPLICATION_SLOT ");
 	sb_pg_ident(&sql, slot);
-	sb_buf_addf(&sql, "%s LOGICAL pgoutput %s", temporary ? " TEMPORARY" : "",
-		parenthesised ? (export_snapshot ? "(SNAPSHOT 'export')" : "(SNAPSHOT 'nothing')") : (export_snapshot ? "EXPORT_SNAPSHOT" : "NOEXPORT_SNAPSHOT"));
+	sb_buf_addf(&sql, "%s LOGICAL pgoutput ", flags & SB_PGREPL_TEMPORARY ? " TEMPORARY" : "");
+	if (parenthesised)
+		sb_buf_addf(&sql, "(SNAPSHOT '%s'%s)", export_snapshot ? "export" : "nothing",
+			flags & SB_PGREPL_FAILOVER && PQserverVersion(r->conn) >= 170000 ? ", FAILOVER" : "");
+	else
+		sb_buf_adds(&sql, export_snapshot ? "EXPORT_SNAPSHOT" : "NOEXPORT_SNAPSHOT");
 	int rc = slot_command(r, &sql, &res, err);
 	if (rc)
 		return rc;
