@@ -108,10 +108,13 @@ static inline bool all_acknowledged(struct rig *g, uint64_t rows)
 static inline void rig_start(struct rig *g)
 {
 	struct sb_error err = SB_ERROR_INIT;
+	char name[64];
 
 	fix_ok(sb_lanes_new(&g->fix.a.lanes, &err), err);
-	fix_ok(sb_lanes_start(g->fix.a.lanes, "source/main", agent_pg_source_lane, &g->lane, &err), err);
-	fix_ok(sb_lanes_start(g->fix.a.lanes, "source/main/snapshot", agent_pg_snapshot_lane, &g->lane, &err), err);
+	(void)snprintf(name, sizeof(name), "source/%s", g->source.name);
+	fix_ok(sb_lanes_start(g->fix.a.lanes, name, agent_pg_source_lane, &g->lane, &err), err);
+	(void)snprintf(name, sizeof(name), "source/%s/snapshot", g->source.name);
+	fix_ok(sb_lanes_start(g->fix.a.lanes, name, agent_pg_snapshot_lane, &g->lane, &err), err);
 }
 
 static inline void rig_stop(struct rig *g)

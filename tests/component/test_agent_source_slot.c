@@ -110,6 +110,57 @@ START_TEST(slot_lost)
 }
 END_TEST
 
+static int64_t life(struct rig *g, const char *source)
+{
+	char query[128];
+
+	(void)snprintf(query, sizeof(query), "SELECT incarnation FROM source_state WHERE source = '%s'", source);
+	return stored(g, query);
+}
+
+static void rename_source(struct rig *g, const char *name, const char *slot)
+{
+	free(g->source.name);
+	g->source.name = sb_strdup(name);
+	g->source.slot = g->source.publication = (char *)(uintptr_t)slot;
+}
+
+/* Types that come from another source, with positions of its own, begin a later life: also when they come back to a source that was there before. */
+START_TEST(type_of_another_source)
+{
+	struct rig g;
+	struct landing l;
+
+	rig_make(&g, "types_move");
+	landing_open(&l, g.db + 4);
+	begin(&g, &l);
+	rig_stop(&g);
+	rename_source(&g, "second", "src_second");
+	change(&g, "unseen");
+	rig_start(&g);
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 4), 30000));
+	ck_assert_int_gt(life(&g, "second"), life(&g, "main"));
+	ck_assert(same(&g, &l));
+	rig_stop(&g);
+	rename_source(&g, "main", g.db);
+	change(&g, "unseen");
+	rig_start(&g);
+	ck_assert(wait_until((landing_pull(&l, g.fix.keys.keyring, g.consumer), l.ended == 6), 30000));
+	ck_assert_int_gt(life(&g, "main"), life(&g, "second"));
+	change(&g, "seen");
+	ck_assert(wait_until(same(&g, &l), 20000));
+	/* and stays as it is */
+	int64_t now = life(&g, "main");
+	rig_stop(&g);
+	rig_start(&g);
+	change(&g, "again");
+	ck_assert(wait_until(same(&g, &l), 20000));
+	ck_assert_int_eq(life(&g, "main"), now);
+	landing_close(&l);
+	rig_free(&g);
+}
+END_TEST
+
 #define RECREATED "SELECT pg_drop_replication_slot(current_database()); SELECT pg_create_logical_replication_slot(current_database(), 'pgoutput')"
 #define ADVANCED "SELECT pg_replication_slot_advance(current_database(), pg_current_wal_flush_lsn())"
 
@@ -460,6 +511,7 @@ static Suite *suite(void)
 	tcase_set_timeout(t, 180);
 	tcase_add_test(t, idle_database_holds_no_log);
 	tcase_add_test(t, slot_lost);
+	tcase_add_test(t, type_of_another_source);
 	tcase_add_loop_test(t, slot_moved, 0, 2);
 	tcase_add_test(t, slot_moved_in_between);
 	tcase_add_test(t, slot_of_another_kind);

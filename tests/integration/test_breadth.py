@@ -70,7 +70,7 @@ class Breadth(unittest.TestCase):
             databases={"shop": {"stage": "dev", "tables": [table("item", "shop-item"), {"table": "sales.item", "type": "sales-item"}],
                                 "outbox": {"type": "shop-event", "table": "public.outbox"}},
                        "books": {"stage": "dev", "apart": False, "tables": [table("item", "book")]}},
-            types=[owned(t, subscribers=["train"]) for t in [*SOURCE, "later"]])
+            types=[owned(t, subscribers=["train"]) for t in [*SOURCE, "later", "book-left"]])
         cls.p = p.__enter__()
         cls.addClassCleanup(lambda: p.__exit__(None, None, None))
         cls.columns = column_types()
@@ -161,6 +161,10 @@ class Breadth(unittest.TestCase):
         until("what comes from it is not called fresh", lambda: self.view(
             "SELECT count(*) FROM lifecycle.freshness WHERE stage = 'dev' AND source = 'shop' AND source_state IN ('down', 'starting')") == "3")
         self.assertEqual(self.sources()["app"][0], "streaming")
+        p.agents["dev"].stop()      # an agent that never reached it in its life says the same
+        p.start_agent("dev")
+        until("all are told of again", lambda: self.sources().get("shop", ("",))[0] in ("down", "starting") and self.sources()["app"][0] == "streaming")
+        self.assertEqual(self.view("SELECT source FROM lifecycle.freshness WHERE stage = 'dev' AND type = 'sales-item'"), "shop")
         before, others = a.rounds, self.as_of("shop-item")
         for _ in range(3):
             n = a.rounds + 1
@@ -265,6 +269,21 @@ class Breadth(unittest.TestCase):
         self.items_equal()
         self.assertEqual(snapshots(), before)
         self.assertEqual(self.view("SELECT class || ' ' || reason FROM lifecycle.quarantine"), "")
+
+    def test_6_type_from_another_database(self):
+        """A type's table moves to another server, whose positions are lower."""
+        p = self.p
+        p.psql("shop", "CREATE TABLE sales.book (id integer PRIMARY KEY, n integer, note text); INSERT INTO sales.book SELECT g, -1, 'moved ' || g FROM generate_series(10, 70) AS g;")
+        lower = p.psql("shop", "SELECT pg_current_wal_lsn()")
+        self.assertEqual(self.view(f"SELECT '{self.as_of('book')}'::pg_lsn > '{lower}'"), "t")
+        p.databases["books"]["tables"] = [table("item", "book-left")]
+        p.databases["shop"]["tables"].append({"table": "sales.book", "type": "book"})
+        p._write("agent-dev.yaml", p.agent_settings("dev"))
+        p.agents["dev"].stop()
+        p.start_agent("dev")
+        await_equal(everywhere(p, "book", "shop", "sales.book"), 60)
+        p.psql("shop", "UPDATE sales.book SET n = id; DELETE FROM sales.book WHERE id % 5 = 0;")
+        await_equal(everywhere(p, "book", "shop", "sales.book"), 60)
 
 
 if __name__ == "__main__":

@@ -206,7 +206,9 @@ static int new_life(struct pgsrc *s, struct pgsrc_state *st, const struct slot *
 	if (r < 0)
 		return r;
 	/* with the state lost there may have been lives before: the session is above their number, being made of the time */
-	st->incarnation = st->known ? st->incarnation + 1 : s->a->session;
+	st->incarnation++;
+	if (!st->known && st->incarnation < s->a->session)
+		st->incarnation = s->a->session;
 	memcpy(st->system_id, sys->system_id, sizeof(st->system_id));
 	memcpy(st->timeline, sys->timeline, sizeof(st->timeline));
 	r = sb_format(st->slot, sizeof(st->slot), err, "%s", s->set->slot);
@@ -256,16 +258,24 @@ static int find_life(struct pgsrc *s, const struct sb_pgrepl_system *sys, bool p
 {
 	struct pgsrc_state st;
 	struct slot slot;
+	uint64_t others = 0;
 
 	int r = pgsrc_state_load(s->db, s->set->name, &st, err);
 	if (r == 0)
 		r = look_at_slot(s, &slot, err);
+	if (r == 0)
+		r = pgsrc_state_told_by_others(s, &others, err);
 	if (r < 0)
 		return r;
 	r = follow(s, &st, &slot, sys, err);
 	if (r < 0)
 		return r;
 	const char *reason = life_over(&st, &slot, sys, publication_made);
+	/* positions of two servers cannot be compared: the life that is ours now must be later than that in which the type's last source told of it */
+	if (!reason && others >= st.incarnation)
+		reason = "a type came from another source";
+	if (others > st.incarnation)
+		st.incarnation = others;
 	if (reason)
 		r = new_life(s, &st, &slot, sys, reason, err);
 	/* not known after a crash: no more than the server has */

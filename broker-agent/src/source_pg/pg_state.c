@@ -1,5 +1,6 @@
 /* What the postgres source keeps in the agent's state: its life and acknowledged position (source_state), where each type's records end (meta
- * "position/<source>/<type>"), which types need a snapshot and the shape they had (snapshot). Stream lane, but for pgsrc_state_load.
+ * "position/<source>/<type>"), which source last told of a type
+ * and in which life (meta "told/<type>"), which types need a snapshot and the shape they had (snapshot). Stream lane, but for pgsrc_state_load.
  *
  * Order of things: an acknowledged position is stored before it is reported to the server, so the slot is never ahead of what is stored here unless
  * somebody else moved it. */
@@ -186,6 +187,30 @@ int pgsrc_state_position(struct sb_db *db, const char *source, const char *type,
 
 /* --- types --- */
 
+int pgsrc_state_told_by_others(struct pgsrc *s, uint64_t *ret, struct sb_error *err)
+{
+	*ret = 0;
+	for (size_t i = 0; i < s->n_types; i++) {
+		sb_cleanup(sb_db_donep) struct sb_stmt *st = NULL;
+		int r = sb_db_query(s->db, &st, err,
+			"SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'told/' || ?1 AND substr(value, instr(value, '/') + 1) <> ?2", "ss", s->type[i].conf->type, s->set->name);
+		if (r == 0)
+			r = sb_db_step(st, err);
+		if (r < 0)
+			return r;
+		if (r > 0 && (uint64_t)sb_db_int(st, 0) > *ret)
+			*ret = (uint64_t)sb_db_int(st, 0);
+	}
+	return 0;
+}
+
+static int tell(struct pgsrc *s, const struct pgsrc_type *t, struct sb_error *err)
+{
+	return sb_db_run(s->db, NULL, err,
+		"INSERT INTO meta(key, value) VALUES ('told/' || ?, ? || '/' || ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
+		"sis", t->conf->type, (int64_t)s->incarnation, s->set->name);
+}
+
 static const struct pgsrc_type *type_of(const struct pgsrc *s, const char *name)
 {
 	for (size_t i = 0; i < s->n_types; i++) {
@@ -271,6 +296,9 @@ static int types(struct pgsrc *s, bool *ret_wanted, struct sb_error *err)
 	int r = drop_rows(s, err);
 
 	for (size_t i = 0; r == 0 && i < s->n_types; i++) {
+		r = tell(s, &s->type[i], err);
+		if (r < 0)
+			return r;
 		if (s->type[i].table.refusal[0] || s->type[i].unusable)
 			s->type[i].active = false;
 		else if (s->type[i].events)

@@ -273,6 +273,8 @@ int pgsrc_state_may_renew(struct sb_db *db, const char *source, bool *ret, struc
 int pgsrc_state_sent(const struct pgsrc *s, int64_t lsn, struct sb_error *err) SB_MUSTCHECK;
 /** The life goes on, on another timeline. */
 int pgsrc_state_follow(const struct pgsrc *s, const char *timeline, struct sb_error *err) SB_MUSTCHECK;
+/** The highest life in which another source told of a type that is ours now; 0: none did. */
+int pgsrc_state_told_by_others(struct pgsrc *s, uint64_t *ret, struct sb_error *err) SB_MUSTCHECK;
 /** Stores the acknowledged position of the source and of its types. */
 int pgsrc_state_save(struct pgsrc *s, uint64_t lsn, struct sb_error *err) SB_MUSTCHECK;
 /** The slot cannot be used any more: the next session begins a new life. */
