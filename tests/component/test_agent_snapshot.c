@@ -135,7 +135,9 @@ START_TEST(holds_nothing_back)
 	char text[160];
 
 	make(&g, "wal");
+	/* in small steps, for longer than positions wait to be stored */
 	g.source.snapshot_readers = 1;
+	g.source.snapshot_range = 16 * 1024;
 	rig_start(&g);
 	ck_assert(wait_until(stored(&g, DONE) >= 1, 60000));
 	int64_t confirmed = 0, first = 0, moved = 0, other = 0, looks = 0;

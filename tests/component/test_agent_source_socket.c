@@ -252,7 +252,8 @@ START_TEST(survives)
 		ck_assert_int_eq(call(&g, "DELETE", path, NULL), 200);
 	}
 	ck_assert(becomes(&g, "feedback", "{\"0|\": [\"0\", \"500\", null], \"1|\": [\"1\", \"501\", null], \"2|\": [\"2\", \"502\", null]}"));
-	ck_assert_uint_eq(g.m.begun, 1);
+	unsigned first = g.m.begun;
+	ck_assert_msg(first == 1 || first == 2, "%u", first); /* a stop before its end was acknowledged begins it again */
 	stop(&g);
 	/* a kill between the broker's acknowledgement and our note of it */
 	fix_ok(agent_state_open(&db, &g.fix.a, &err), err);
