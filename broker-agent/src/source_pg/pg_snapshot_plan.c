@@ -43,8 +43,9 @@ static int take_leaves(const struct sb_pg_result *res, struct snap_plan *p, cryp
 		return sb_fail_nomem(err);
 	for (int i = 0; i < n; i++) {
 		struct snap_leaf *l = &p->leaf[p->n_leaves++];
+		const char *places = sb_pg_get(res, i, 4); /* NULL of a table that was dropped since the transaction began: then the print differs too */
 		*l = (struct snap_leaf){ .oid = (uint32_t)sb_pg_get_i64(res, i, 0), .name = sb_strdup(sb_pg_get(res, i, 1)), .blocks = sb_pg_get_i64(res, i, 3),
-			.places = sb_pg_get(res, i, 4)[0] == 't' };
+			.places = places && places[0] == 't' };
 		if (!l->name)
 			return sb_fail_nomem(err);
 		p->toasted = p->toasted || sb_pg_get(res, i, 5)[0] == 't';
